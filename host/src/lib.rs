@@ -1,0 +1,7 @@
+//! The server `instar`.
+//!
+//! ```text
+//! main > server > api > raft > runtime > storage > config, limits
+//! ```
+//!
+//! A module may use what stands to its right, never what stands to its left.

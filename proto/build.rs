@@ -1,0 +1,29 @@
+//! Compiles the .proto files, with protox in place of protoc.
+
+use std::path::PathBuf;
+
+const FILES: [&str; 5] = [
+    "etcd/api/etcdserverpb/raft_internal.proto",
+    "grpc/health/health.proto",
+    "instar/kv.proto",
+    "instar/log.proto",
+    "instar/peer.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=protos");
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("protos");
+    let files = FILES.map(|file| root.join(file));
+    let descriptors = protox::compile(files, [&root])?;
+
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]);
+    // A comment that is indented in a .proto would be run as a documentation test.
+    config.disable_comments(["."]);
+    if std::env::var_os("CARGO_FEATURE_SERVICE").is_some() {
+        tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
+    } else {
+        config.compile_fds(descriptors)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! The wire formats and their generated types, one Rust module a protobuf package.
+//!
+//! `protos/etcd` is etcd's API as upstream publishes it (v3.7.1; without its OpenAPI annotations), `protos/instar` is
+//! our own. Nothing but generated code lives here.
+
+macro_rules! package {
+    ($($module:ident = $file:literal),* $(,)?) => {$(
+        #[allow(clippy::all, reason = "generated code")]
+        pub mod $module {
+            include!(concat!(env!("OUT_DIR"), "/", $file, ".rs"));
+        }
+    )*};
+}
+
+package! {
+    authpb = "authpb",
+    etcdserverpb = "etcdserverpb",
+    membershippb = "membershippb",
+    mvccpb = "mvccpb",
+}
+
+pub mod grpc {
+    pub mod health {
+        package! { v1 = "grpc.health.v1" }
+    }
+}
+
+pub mod instar {
+    package! {
+        kv = "instar.kv",
+        log = "instar.log",
+        peer = "instar.peer",
+    }
+}
