@@ -5,7 +5,7 @@
 
 macro_rules! package {
     ($($module:ident = $file:literal),* $(,)?) => {$(
-        #[allow(clippy::all, reason = "generated code")]
+        #[allow(clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
         pub mod $module {
             include!(concat!(env!("OUT_DIR"), "/", $file, ".rs"));
         }
