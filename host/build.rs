@@ -6,6 +6,13 @@ mod component;
 fn main() {
     component::build(
         "guest-kv",
-        &["guest-kv/src", "guest-kv/Cargo.toml", "proto/src", "proto/protos", "proto/build.rs", "wit"],
+        &[
+            "guest-kv/src",
+            "guest-kv/Cargo.toml",
+            "proto/src",
+            "proto/protos",
+            "proto/build.rs",
+            "wit",
+        ],
     );
 }

@@ -91,9 +91,9 @@ fn componentize(module: &Path, component: &Path) -> Result<(), Box<dyn std::erro
 
 /// The compiler's flags, in cargo's encoding: separated by the byte 0x1f, so that paths may hold blanks.
 fn rust_flags(rustc: &OsString, root: &Path, target_dir: &Path) -> OsString {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        env::home_dir().map(|home| home.join(".cargo"))
-    });
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")));
     let sysroot = PathBuf::from(rustc_prints(rustc, &["--print", "sysroot"]));
     let version = rustc_prints(rustc, &["--verbose", "--version"]);
     let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: "));
