@@ -22,7 +22,7 @@ mod host_state;
 mod imports;
 mod instance;
 mod machine;
-#[cfg(feature = "native-guest")]
+#[cfg(any(feature = "native-guest", test))]
 mod native;
 mod outcome;
 mod reader;

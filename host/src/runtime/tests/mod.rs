@@ -2,3 +2,97 @@
 
 mod costs;
 mod hostile;
+mod kv;
+mod load;
+mod reader;
+mod upkeep;
+
+use std::sync::{Arc, OnceLock};
+
+use super::{Budget, Budgets, Entry, Outcome, machine::Machine, machine::Runtime};
+use crate::storage::{Overlay, TableKind, Tables, View};
+
+/// Budgets that a test can use up in some milliseconds.
+const SMALL: Budgets = {
+    const fn budget(fuel: u64, mebibytes: usize) -> Budget {
+        Budget { fuel, memory_bytes: mebibytes << 20 }
+    }
+    Budgets {
+        shared: budget(10_000_000, 16),
+        alone: budget(100_000_000, 64),
+        query: budget(50_000_000, 32),
+        brief: budget(10_000_000, 16),
+    }
+};
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::with_budgets(None, SMALL).expect("an engine"))
+}
+
+/// The machine that breaks the contract.
+fn hostile() -> &'static Machine {
+    static MACHINE: OnceLock<Machine> = OnceLock::new();
+    MACHINE.get_or_init(|| runtime().load(::hostile::HOSTILE).expect("a machine"))
+}
+
+/// The KV machine.
+fn kv() -> &'static Machine {
+    static MACHINE: OnceLock<Machine> = OnceLock::new();
+    MACHINE.get_or_init(|| runtime().load(super::BUILT_IN).expect("a machine"))
+}
+
+/// A replica: a machine and its state.
+#[derive(Clone)]
+struct Replica<'a> {
+    machine: &'a Machine,
+    view: Arc<View>,
+    revision: u64,
+    index: u64,
+}
+
+impl<'a> Replica<'a> {
+    fn new(machine: &'a Machine) -> Self {
+        Replica { machine, view: Arc::default(), revision: 0, index: 0 }
+    }
+
+    /// Applies commands as one batch.
+    fn apply(&mut self, commands: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
+        let entries: Vec<_> = commands
+            .iter()
+            .map(|command| {
+                self.index += 1;
+                let command = command.as_ref().to_vec().into();
+                Entry { index: self.index, time_ms: self.index / 3, command }
+            })
+            .collect();
+        let overlay = Overlay::new(self.view.clone());
+        let applied =
+            self.machine.apply(overlay, self.revision, &entries).expect("no local failure");
+        self.revision = applied.outcomes.last().map_or(self.revision, |outcome| outcome.revision);
+        self.view = applied.overlay.view();
+        applied.outcomes
+    }
+
+    /// Empties the derived tables.
+    fn forget_derived(&mut self) {
+        let mut rows = self.view.rows.clone();
+        rows.retain(|(table, _), _| {
+            self.machine.description().kind(*table) == Ok(TableKind::Durable)
+        });
+        self.view = Arc::new(View { rows });
+    }
+
+    /// All rows of all tables.
+    fn rows(&self) -> Vec<(u32, Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        for table in &self.machine.description().tables {
+            let visit = &mut |key: &[u8], value: &[u8]| {
+                rows.push((table.id, key.to_vec(), value.to_vec()));
+                std::ops::ControlFlow::Continue(())
+            };
+            self.view.scan(table.id, b"", b"", false, visit).expect("a scan");
+        }
+        rows
+    }
+}
