@@ -38,6 +38,8 @@ mod write;
 mod component;
 #[cfg(any(test, feature = "model"))]
 pub mod memory;
+#[cfg(feature = "model")]
+pub mod model;
 
 pub use admission::{Admission, Route};
 pub use check::check;
