@@ -9,7 +9,7 @@ mod upkeep;
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Budget, Budgets, Entry, Outcome, machine::Machine, machine::Runtime};
+use super::{Budget, Budgets, Entry, Outcome, UpkeepError, machine::Machine, machine::Runtime};
 use crate::storage::{Overlay, TableKind, Tables, View};
 
 /// Budgets that a test can use up in some milliseconds.
@@ -19,7 +19,7 @@ const SMALL: Budgets = {
     }
     Budgets {
         shared: budget(10_000_000, 16),
-        alone: budget(100_000_000, 64),
+        alone: budget(300_000_000, 128),
         query: budget(50_000_000, 32),
         brief: budget(10_000_000, 16),
     }
@@ -62,8 +62,7 @@ impl<'a> Replica<'a> {
             .iter()
             .map(|command| {
                 self.index += 1;
-                let command = command.as_ref().to_vec().into();
-                Entry { index: self.index, time_ms: self.index / 3, command }
+                self.entry(self.index, command.as_ref())
             })
             .collect();
         let overlay = Overlay::new(self.view.clone());
@@ -72,6 +71,21 @@ impl<'a> Replica<'a> {
         self.revision = applied.outcomes.last().map_or(self.revision, |outcome| outcome.revision);
         self.view = applied.overlay.view();
         applied.outcomes
+    }
+
+    fn entry(&self, index: u64, command: &[u8]) -> Entry {
+        Entry { index, time_ms: index / 3, command: command.to_vec().into() }
+    }
+
+    /// Makes the derived tables, which must be empty.
+    fn rebuild(&mut self) -> Result<(), UpkeepError> {
+        let mut last = self.view.clone();
+        self.machine.rebuild(self.view.clone(), &mut |overlay| {
+            last = overlay.view();
+            Ok(last.clone())
+        })?;
+        self.view = last;
+        Ok(())
     }
 
     /// Empties the derived tables.
