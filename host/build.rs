@@ -4,6 +4,9 @@
 mod component;
 
 fn main() {
+    // The platform that the server is built for, for the engine's settings.
+    let target = std::env::var("TARGET").unwrap_or_default();
+    println!("cargo::rustc-env=INSTAR_TARGET={target}");
     component::build(
         "guest-kv",
         &[

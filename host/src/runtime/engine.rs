@@ -30,6 +30,9 @@ const KEEP_RESIDENT_UNSCANNED_BYTES: usize = 256 << 10;
 pub(super) fn engine() -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
+        // Named, it is the architecture as such, without what this processor has beyond it: all members of one
+        // architecture run the same instructions, in frames of the same size.
+        .target(env!("INSTAR_TARGET"))?
         .strategy(Strategy::Cranelift)
         .cranelift_opt_level(OptLevel::Speed)
         .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
