@@ -23,6 +23,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// How much of a log an error message shows.
 const LOG_LINES_SHOWN: usize = 8;
+const LOG_LINE_CHARACTERS_SHOWN: usize = 300;
 /// Above the quota of either program's default, so that a million keys fit: 8 GiB.
 const QUOTA_BYTES: u64 = 8 << 30;
 
@@ -222,5 +223,7 @@ fn end_of(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+    let short = |line: &&str| line.chars().take(LOG_LINE_CHARACTERS_SHOWN).collect::<String>();
+    last.iter().map(short).collect::<Vec<_>>().join("\n")
 }

@@ -16,6 +16,9 @@ pub enum BenchError {
     /// The program to measure is not there.
     #[error("there is no {label} at {}; build it first (`cargo build --release`)", .path.display())]
     NoBinary { label: String, path: PathBuf },
+    /// The data directory is in memory.
+    #[error("{} is on {kind}, where fsync means nothing; name a disk with --data-dir", .path.display())]
+    NoDisk { path: PathBuf, kind: String },
     /// An operation on a file or socket of the benchmark's own failed.
     #[error("cannot {what}: {source}")]
     Io { what: String, source: std::io::Error },

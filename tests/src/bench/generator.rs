@@ -351,3 +351,53 @@ impl Client {
         change(&mut self.recorder.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::super::floor;
+    use super::*;
+
+    /// The server that does no work, on a thread that ends with the process.
+    fn floor_server() -> SocketAddr {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.expect("a free port");
+        std::thread::spawn(move || floor::serve(address.port()).expect("the server"));
+        while TcpStream::connect(address).is_err() {
+            std::thread::yield_now();
+        }
+        address
+    }
+
+    fn load(action: Action, address: SocketAddr, bound: Bound) -> Load<'static> {
+        Load { action, connections: vec![address; 3], streams: 4, threads: 2, bound, pids: &[] }
+    }
+
+    const BRIEF: Bound =
+        Bound::Time { warm_up: Duration::from_millis(20), measured: Duration::from_millis(100) };
+
+    #[test]
+    fn a_count_is_kept_exactly_and_a_time_about() {
+        let address = floor_server();
+        let counted = run(&load(Action::Put, address, Bound::Requests(500))).expect("puts");
+        assert_eq!((counted.latencies.count(), counted.failures), (500, 0));
+        let timed = run(&load(Action::Get { serializable: true }, address, BRIEF)).expect("gets");
+        assert!(timed.latencies.count() > 0 && timed.elapsed >= Duration::from_millis(100));
+        assert!(timed.generator_cpu > Duration::ZERO);
+    }
+
+    #[test]
+    fn errors_are_counted_and_broken_connections_end_the_run() {
+        let refused = run(&load(Action::Transaction, floor_server(), BRIEF)).expect("a run");
+        assert_eq!(refused.latencies.count(), 0);
+        assert!(refused.failures > 0);
+        assert!(refused.first_failure.is_some_and(|failure| failure.contains("code 12")));
+
+        // Accepts connections and closes them at once.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        assert!(run(&load(Action::Put, address, Bound::Requests(1))).is_err());
+    }
+}

@@ -19,10 +19,8 @@ pub fn describe(directory: &Path, subjects: &[Subject]) -> Result<String, BenchE
     let mounts = fs::read_to_string("/proc/mounts").map_err(BenchError::io("read /proc/mounts"))?;
     let file_system = file_system_of(&directory, &mounts);
     if NO_DISK.contains(&file_system) {
-        let path = directory.display();
-        return Err(BenchError::Usage(format!(
-            "{path} is on {file_system}, where fsync means nothing; name a disk with --data-dir"
-        )));
+        let kind = file_system.to_owned();
+        return Err(BenchError::NoDisk { path: directory, kind });
     }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

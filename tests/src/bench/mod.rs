@@ -108,7 +108,9 @@ fn measure_all(options: &Options, subjects: &[Subject], directory: &Path) -> Vec
                         }
                         Err(error) => {
                             eprintln!("{place}, run {run}: {error}");
-                            runs.failed_runs.push(error.to_string());
+                            // The first line says what happened; the rest is the members' logs.
+                            let first = error.to_string().lines().next().map(str::to_owned);
+                            runs.failed_runs.push(first.unwrap_or_default());
                         }
                     }
                 }

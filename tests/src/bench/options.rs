@@ -149,7 +149,10 @@ fn flag(options: &mut Options, name: &str, has_value: bool) -> Result<Flag, Benc
             options.check = true;
             Flag::Set
         }
-        _ => return Ok(Flag::TakesValue),
+        "--serve-floor" => return Ok(Flag::TakesValue),
+        // The help is the list of what there is.
+        _ if HELP.contains(&format!("\n  {name} ")) => return Ok(Flag::TakesValue),
+        _ => return Err(BenchError::Usage(format!("there is no option {name}"))),
     };
     if has_value {
         return Err(BenchError::Usage(format!("{name} takes no value")));
@@ -221,6 +224,7 @@ mod tests {
             let name = line.split_whitespace().next().unwrap_or_default();
             let error = options(&format!("--{name} 1")).err().unwrap_or_default();
             assert!(!error.contains("no option --"), "{error}");
+            assert!(!error.contains("needs a value"), "{error}");
         }
     }
 
