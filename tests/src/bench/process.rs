@@ -109,7 +109,10 @@ mod tests {
         assert!(one.peak_kib >= one.anonymous_kib && one.resident_kib > 0);
         let thread = this_thread().expect("name of this thread");
         let before = thread_cpu(&thread).expect("time of this thread");
-        while thread_cpu(&thread).expect("time of this thread") == before {}
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while thread_cpu(&thread).expect("time of this thread") == before {
+            assert!(std::time::Instant::now() < deadline, "the kernel does not count this thread");
+        }
         assert!(machine_busy().expect("/proc/stat") > Duration::ZERO);
     }
 }
