@@ -45,9 +45,13 @@ pub fn run(server: &Path) -> Result<(), String> {
             member.log.display()
         );
     }
-    println!("\nall of them: Ctrl-C; `kill -9` instead of `kill` to see a crash; start one again with");
+    println!(
+        "\nall of them: Ctrl-C; `kill -9` instead of `kill` to see a crash; start one again with"
+    );
     println!("  {} {}\n", server.display(), flags(&directory, "infra1", 2379, 2380).join(" "));
-    println!("etcdctl --endpoints=127.0.0.1:2379,127.0.0.1:22379,127.0.0.1:32379 endpoint status -w table");
+    println!(
+        "etcdctl --endpoints=127.0.0.1:2379,127.0.0.1:22379,127.0.0.1:32379 endpoint status -w table"
+    );
     for member in &mut members {
         let status = member.process.wait().map_err(|error| error.to_string())?;
         println!("{} ended with {status}", member.name);
@@ -78,7 +82,8 @@ fn start(
     peer_port: u16,
 ) -> Result<Member, String> {
     let log = directory.join(format!("{name}.log"));
-    let file = File::create(&log).map_err(|error| format!("cannot write {}: {error}", log.display()))?;
+    let file =
+        File::create(&log).map_err(|error| format!("cannot write {}: {error}", log.display()))?;
     let process = Command::new(server)
         .args(flags(directory, name, client_port, peer_port))
         .stdin(Stdio::null())
@@ -92,7 +97,8 @@ fn start(
 /// Follows the member's log until it says that it serves.
 fn wait_until_ready(member: &mut Member) -> Result<(), String> {
     let deadline = Instant::now() + START_PATIENCE;
-    let unreadable = |error: std::io::Error| format!("cannot read the log of {}: {error}", member.name);
+    let unreadable =
+        |error: std::io::Error| format!("cannot read the log of {}: {error}", member.name);
     let mut log = BufReader::new(File::open(&member.log).map_err(unreadable)?);
     while Instant::now() < deadline {
         let mut line = String::new();

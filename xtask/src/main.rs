@@ -66,6 +66,13 @@ fn test() -> Result<(), String> {
 
 fn bench(options: &[String]) -> Result<(), String> {
     setup::build_server()?;
-    setup::run(setup::cargo().args(["build", "--release", "--package", "tests", "--bin", "bench"]))?;
+    setup::run(setup::cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "tests",
+        "--bin",
+        "bench",
+    ]))?;
     setup::run(Command::new(setup::release_directory().join("bench")).args(options))
 }

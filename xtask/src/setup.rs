@@ -22,7 +22,8 @@ pub fn workspace() -> PathBuf {
 
 /// Where release builds end up.
 pub fn release_directory() -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     target.join("release")
 }
 

@@ -29,7 +29,7 @@ use super::progress::Progress;
 use super::shard::Shards;
 use super::types::{self, Command, Entry, StoredMembership};
 use crate::limits;
-use crate::runtime::{self, Machine, Outcome};
+use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
 use crate::storage::{AppliedId, Mark, Overlay, State, View};
 
 /// How long applied entries may wait until the state on disk covers them. The log has them meanwhile.
@@ -39,11 +39,19 @@ const DURABLE_ENTRIES: u64 = 5_000;
 
 /// What the apply thread can be asked to do.
 pub enum ApplyTask {
-    Apply { entries: Vec<Entry>, done: oneshot::Sender<io::Result<()>> },
+    Apply {
+        entries: Vec<Entry>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
     /// Brings everything applied to disk, and gives the view that is there now.
-    MakeDurable { done: oneshot::Sender<io::Result<Arc<View>>> },
+    MakeDurable {
+        done: oneshot::Sender<io::Result<Arc<View>>>,
+    },
     /// Replaces the state by that of a snapshot file.
-    Install { path: PathBuf, done: oneshot::Sender<io::Result<()>> },
+    Install {
+        path: PathBuf,
+        done: oneshot::Sender<io::Result<()>>,
+    },
 }
 
 /// A handle to the thread, which ends when the last handle is gone.
@@ -55,8 +63,9 @@ pub struct ApplyThread {
 impl ApplyThread {
     pub fn start(applier: Applier) -> io::Result<(Self, JoinHandle<()>)> {
         let (sender, receiver) = mpsc::sync_channel(limits::APPLY_TASKS);
-        let handle =
-            std::thread::Builder::new().name("apply".into()).spawn(move || applier.run(&receiver))?;
+        let handle = std::thread::Builder::new()
+            .name("apply".into())
+            .spawn(move || applier.run(&receiver))?;
         Ok((Self { tasks: sender }, handle))
     }
 
@@ -105,9 +114,9 @@ impl Applier {
     fn run(mut self, tasks: &Receiver<ApplyTask>) {
         let mut volatile = Volatile::default();
         loop {
-            let wait = volatile.since.map_or(Duration::MAX, |since| {
-                DURABLE_INTERVAL.saturating_sub(since.elapsed())
-            });
+            let wait = volatile
+                .since
+                .map_or(Duration::MAX, |since| DURABLE_INTERVAL.saturating_sub(since.elapsed()));
             match tasks.recv_timeout(wait.min(Duration::from_secs(3600))) {
                 Ok(task) => self.carry_out(task, &mut volatile),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -147,10 +156,13 @@ impl Applier {
         let view = self.state.view();
         let mut mark = view.mark().clone();
         let commands = commands_of(&entries, mark.time_ms);
-        let mut overlay = Overlay::new(view);
-        let outcomes = self.machine.apply(&mut overlay, &commands).map_err(io::Error::other)?;
+        let Applied { overlay, outcomes } = self
+            .machine
+            .apply(Overlay::new(view), mark.revision, &commands)
+            .map_err(io::Error::other)?;
 
         advance(&mut mark, &entries, &commands, &outcomes);
+        mark.machine = self.machine.digest();
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
         let time_ms = mark.time_ms;
@@ -175,7 +187,7 @@ impl Applier {
 
     fn install(&mut self, path: &std::path::Path) -> io::Result<()> {
         self.state.install_snapshot(path).map_err(io::Error::other)?;
-        self.machine.rebuild(&mut self.state).map_err(io::Error::other)?;
+        rebuild(&self.machine, &mut self.state).map_err(io::Error::other)?;
         let view = self.state.view();
         let applied_index = view.mark().applied.map_or(0, |applied| applied.index);
         self.durable_applied_index.store(applied_index, Ordering::Release);
@@ -183,6 +195,12 @@ impl Applier {
         self.progress.set_applied(applied_index, None);
         Ok(())
     }
+}
+
+/// Fills the derived tables. Also to be called before a member starts.
+pub fn rebuild(machine: &Machine, state: &mut State) -> Result<(), UpkeepError> {
+    let view = state.view();
+    machine.rebuild(view, &mut |overlay| state.commit_derived(overlay.into_writes()))
 }
 
 fn command_of(entry: &Entry) -> Option<&Command> {
@@ -204,12 +222,7 @@ fn commands_of(entries: &[Entry], mut time_ms: u64) -> Vec<runtime::Entry> {
 }
 
 /// Moves the mark behind the entries.
-fn advance(
-    mark: &mut Mark,
-    entries: &[Entry],
-    commands: &[runtime::Entry],
-    outcomes: &[Outcome],
-) {
+fn advance(mark: &mut Mark, entries: &[Entry], commands: &[runtime::Entry], outcomes: &[Outcome]) {
     for (command, outcome) in commands.iter().zip(outcomes) {
         let mut digest = Xxh3::new();
         digest.update(&mark.digest.to_le_bytes());

@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use openraft::entry::{EntryPayload, RaftEntry};
 use futures_util::{Stream, StreamExt, stream};
+use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use openraft::{LogState, OptionalSend, RaftLogReader};
@@ -80,7 +80,14 @@ impl LogStore {
             flushed_index: recovered.last.map_or(0, |log_id| log_id.index),
             ..Tail::default()
         };
-        Self { shared: Arc::new(Shared { thread, disk, tail: Mutex::new(tail), durable_applied_index }) }
+        Self {
+            shared: Arc::new(Shared {
+                thread,
+                disk,
+                tail: Mutex::new(tail),
+                durable_applied_index,
+            }),
+        }
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {
@@ -88,7 +95,10 @@ impl LogStore {
     }
 
     /// Sends a task to the log thread and waits until it is on disk.
-    async fn write_through(&self, make: impl FnOnce(IOFlushed<TypeConfig>) -> LogTask) -> io::Result<()> {
+    async fn write_through(
+        &self,
+        make: impl FnOnce(IOFlushed<TypeConfig>) -> LogTask,
+    ) -> io::Result<()> {
         let (flushed, on_disk) = TypeConfig::oneshot();
         self.shared.thread.send(make(IOFlushed::signal(flushed)))?;
         on_disk.await.map_err(|_| stopped())?
@@ -231,15 +241,16 @@ impl RaftLogReader<TypeConfig> for LogStore {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let portions = stream::unfold((self.clone(), bounds(&range)), |(store, (start, end))| async move {
-            let portion = match store.read(start, end, limits::APPEND_REQUEST_BYTES) {
-                Ok(entries) if entries.is_empty() => return None,
-                Ok(entries) => entries,
-                Err(error) => return Some((vec![Err(error)], (store, (end, end)))),
-            };
-            let next = portion.last().map_or(end, |entry| entry.log_id.index + 1);
-            Some((portion.into_iter().map(Ok).collect(), (store, (next, end))))
-        });
+        let portions =
+            stream::unfold((self.clone(), bounds(&range)), |(store, (start, end))| async move {
+                let portion = match store.read(start, end, limits::APPEND_REQUEST_BYTES) {
+                    Ok(entries) if entries.is_empty() => return None,
+                    Ok(entries) => entries,
+                    Err(error) => return Some((vec![Err(error)], (store, (end, end)))),
+                };
+                let next = portion.last().map_or(end, |entry| entry.log_id.index + 1);
+                Some((portion.into_iter().map(Ok).collect(), (store, (next, end))))
+            });
         Box::pin(portions.flat_map(stream::iter))
     }
 

@@ -23,12 +23,26 @@ use crate::storage::{Log, LogBatch};
 
 /// One thing to write.
 pub enum LogTask {
-    Append { entries: Vec<Entry>, flushed: IOFlushed<TypeConfig> },
-    Vote { row: Bytes, flushed: IOFlushed<TypeConfig> },
+    Append {
+        entries: Vec<Entry>,
+        flushed: IOFlushed<TypeConfig>,
+    },
+    Vote {
+        row: Bytes,
+        flushed: IOFlushed<TypeConfig>,
+    },
     /// Drops the entries from `from` on.
-    Truncate { from: u64, flushed: IOFlushed<TypeConfig> },
-    Purge { through: u64, row: Bytes },
-    Committed { row: Bytes },
+    Truncate {
+        from: u64,
+        flushed: IOFlushed<TypeConfig>,
+    },
+    Purge {
+        through: u64,
+        row: Bytes,
+    },
+    Committed {
+        row: Bytes,
+    },
 }
 
 /// A handle to the thread; it ends when the last handle is gone.

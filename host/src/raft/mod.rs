@@ -29,6 +29,7 @@ mod types;
 mod upkeep;
 mod waiters;
 
+pub use apply::rebuild;
 pub use network::OwnIdentity;
 pub use node::{MemberRecord, Node, NodeOptions, StartError};
 pub use progress::Progress;

@@ -15,8 +15,8 @@ use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use proto::instar::peer as pb;
@@ -124,7 +124,8 @@ impl Peers {
     /// leads.
     pub async fn read_index(&self, leader_id: u64) -> Result<Option<u64>, PeerError> {
         let request = pb::ReadIndexRequest { identity: Some(self.identity(leader_id)) };
-        let response = self.client(leader_id, Purpose::Request)?.read_index(request).await?.into_inner();
+        let response =
+            self.client(leader_id, Purpose::Request)?.read_index(request).await?.into_inner();
         Ok(response.confirmed.then_some(response.index))
     }
 
@@ -176,10 +177,8 @@ impl Peers {
 
     /// A connection that is made when it is first used, and given up when the other side falls silent.
     fn connect(&self, member_id: u64, url: &str) -> Result<Channel, PeerError> {
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| PeerError::BadUrl {
-            member_id,
-            url: url.to_owned(),
-            reason: error.to_string(),
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| {
+            PeerError::BadUrl { member_id, url: url.to_owned(), reason: error.to_string() }
         })?;
         Ok(endpoint
             .tcp_nodelay(true)
@@ -245,7 +244,10 @@ impl Connection {
     async fn append_stream<S>(
         &self,
         input: S,
-    ) -> Result<BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, PeerError>
+    ) -> Result<
+        BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+        PeerError,
+    >
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
@@ -260,7 +262,10 @@ impl Connection {
     }
 }
 
-fn append_request(request: &AppendEntriesRequest<TypeConfig>, identity: &pb::Identity) -> pb::AppendRequest {
+fn append_request(
+    request: &AppendEntriesRequest<TypeConfig>,
+    identity: &pb::Identity,
+) -> pb::AppendRequest {
     pb::AppendRequest {
         identity: Some(identity.clone()),
         vote: Some(types::vote_to_pb(&request.vote)),
@@ -270,12 +275,18 @@ fn append_request(request: &AppendEntriesRequest<TypeConfig>, identity: &pb::Ide
     }
 }
 
-fn append_result(response: pb::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
+fn append_result(
+    response: pb::AppendResponse,
+) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
     use pb::append_response::Result as Answer;
     Ok(match response.result.ok_or(DecodeError::Missing("result"))? {
         Answer::Appended(appended) => Ok(types::optional_log_id_from_pb(appended.log_id)?),
-        Answer::Conflict(log_id) => Err(StreamAppendError::Conflict(types::log_id_from_pb(log_id)?)),
-        Answer::HigherVote(vote) => Err(StreamAppendError::HigherVote(types::vote_from_pb(Some(vote))?)),
+        Answer::Conflict(log_id) => {
+            Err(StreamAppendError::Conflict(types::log_id_from_pb(log_id)?))
+        }
+        Answer::HigherVote(vote) => {
+            Err(StreamAppendError::HigherVote(types::vote_from_pb(Some(vote))?))
+        }
     })
 }
 
@@ -319,7 +330,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
             },
             None => {
-                return Err(PeerError::from(tonic::Status::unavailable("the peer ended the stream")).into());
+                return Err(PeerError::from(tonic::Status::unavailable(
+                    "the peer ended the stream",
+                ))
+                .into());
             }
         })
     }
@@ -330,7 +344,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         _option: RPCOption,
     ) -> BoxFuture<
         's,
-        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
     >
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
@@ -372,7 +389,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let sending = async {
             let identity = self.peers.identity(self.target);
-            let parts = snapshot_stream::send(&self.peers.snapshot_directory, identity, vote, snapshot).await?;
+            let parts =
+                snapshot_stream::send(&self.peers.snapshot_directory, identity, vote, snapshot)
+                    .await?;
             let response = self.client()?.snapshot(parts).await?.into_inner();
             let vote = types::vote_from_pb(response.vote)?;
             Ok::<_, PeerError>(SnapshotResponse { vote })
@@ -395,7 +414,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             last_log_id: request.last_log_id().map(types::log_id_to_pb),
         };
         let mut client = self.client()?;
-        let response = within(option.hard_ttl(), client.transfer_leader(message)).await?.into_inner();
+        let response =
+            within(option.hard_ttl(), client.transfer_leader(message)).await?.into_inner();
         if response.refusal.is_empty() {
             return Ok(Ok(()));
         }

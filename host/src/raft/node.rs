@@ -256,7 +256,8 @@ impl Node {
 
     /// Waits for the log and apply threads. To be called when the raft runtime is gone, and with it their handles.
     pub fn join_threads(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of raft has panicked");
@@ -287,7 +288,8 @@ impl Node {
             let current = {
                 let current = changes.borrow_and_update();
                 self.progress.set_membership(current.membership_config.clone());
-                let leads = current.state == ServerState::Leader && current.current_leader == Some(self.own_id);
+                let leads = current.state == ServerState::Leader
+                    && current.current_leader == Some(self.own_id);
                 (current.vote.leader_id.term, current.current_leader, leads)
             };
             let (term, leader_id, leads) = current;
@@ -314,7 +316,8 @@ fn configuration(options: &NodeOptions) -> Result<Arc<Config>, StartError> {
     let config = Config {
         cluster_name: format!("{:x}", options.own.cluster_id),
         heartbeat_interval: options.heartbeat_interval_ms,
-        election_timeout_min: (options.election_timeout_ms / 2).max(options.heartbeat_interval_ms + 1),
+        election_timeout_min: (options.election_timeout_ms / 2)
+            .max(options.heartbeat_interval_ms + 1),
         election_timeout_max: options.election_timeout_ms.max(options.heartbeat_interval_ms + 2),
         enable_pre_vote: Some(true),
         // The default loses acknowledged writes: a leader that dies with a tail that is not on disk, and restarts at
@@ -352,7 +355,11 @@ fn recover(log: &Log, state: &LogState) -> Result<Recovered, StartError> {
     });
     let last_purged = state.purged.as_ref().map(|(_, row)| decode_log_id(row)).transpose()?;
     let last_row = match state.last_index {
-        Some(index) => log.reader().read(index..index + 1, usize::MAX).map_err(|error| failed(error.to_string()))?.pop(),
+        Some(index) => log
+            .reader()
+            .read(index..index + 1, usize::MAX)
+            .map_err(|error| failed(error.to_string()))?
+            .pop(),
         None => None,
     };
     let last = last_row
@@ -433,7 +440,8 @@ fn serve_peers(service: PeerService, listeners: Vec<TcpListener>) -> io::Result<
     for listener in listeners {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming =
+            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         let router = tonic::transport::Server::builder()
             .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::PEER_STREAM_WINDOW_BYTES * 2)

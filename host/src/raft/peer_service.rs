@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
+};
 use proto::instar::peer as pb;
 use proto::instar::peer::peer_server::Peer;
 use tokio::sync::mpsc;
@@ -41,7 +43,8 @@ struct Doorkeeper {
 
 impl Doorkeeper {
     fn admit(&self, identity: Option<&pb::Identity>) -> Result<u64, Status> {
-        let identity = identity.ok_or_else(|| Status::invalid_argument("the message names no sender"))?;
+        let identity =
+            identity.ok_or_else(|| Status::invalid_argument("the message names no sender"))?;
         let from = identity.from_member_id;
         if identity.cluster_id != self.own.cluster_id {
             return Err(Status::permission_denied(format!(
@@ -57,13 +60,17 @@ impl Doorkeeper {
             )));
         }
         if from == self.own.member_id {
-            return Err(Status::permission_denied("this member does not talk to itself; check the peer URLs"));
+            return Err(Status::permission_denied(
+                "this member does not talk to itself; check the peer URLs",
+            ));
         }
         let membership = self.progress.membership();
         // Before its first membership a member knows nobody; what it hears then is the cluster's first election.
         if membership.log_id().is_some() {
             let member = membership.get_node(&from).ok_or_else(|| {
-                Status::permission_denied(format!("member {from:x} is not in this cluster (any more)"))
+                Status::permission_denied(format!(
+                    "member {from:x} is not in this cluster (any more)"
+                ))
             })?;
             let known = &member.attributes().data_incarnation;
             if !known.is_empty() && *known != identity.data_incarnation {
@@ -85,7 +92,9 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("raft has stopped: {error}"))
 }
 
-fn append_request(request: pb::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+fn append_request(
+    request: pb::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
     Ok(AppendEntriesRequest {
         vote: types::vote_from_pb(request.vote)?,
         prev_log_id: types::optional_log_id_from_pb(request.previous)?,
@@ -97,7 +106,9 @@ fn append_request(request: pb::AppendRequest) -> Result<AppendEntriesRequest<Typ
 fn append_response(result: StreamAppendResult<TypeConfig>) -> pb::AppendResponse {
     use pb::append_response::{Appended, Result as Answer};
     let answer = match result {
-        Ok(log_id) => Answer::Appended(Appended { log_id: log_id.as_ref().map(types::log_id_to_pb) }),
+        Ok(log_id) => {
+            Answer::Appended(Appended { log_id: log_id.as_ref().map(types::log_id_to_pb) })
+        }
         Err(StreamAppendError::Conflict(log_id)) => Answer::Conflict(types::log_id_to_pb(&log_id)),
         Err(StreamAppendError::HigherVote(vote)) => Answer::HigherVote(types::vote_to_pb(&vote)),
     };
@@ -168,17 +179,25 @@ impl Peer for PeerService {
         Ok(Response::new(Box::pin(results.chain(last))))
     }
 
-    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
         let message = request.into_inner();
         self.admit(message.identity.as_ref())?;
-        let response = self.raft.vote(vote_request(message).map_err(invalid)?).await.map_err(stopped)?;
+        let response =
+            self.raft.vote(vote_request(message).map_err(invalid)?).await.map_err(stopped)?;
         Ok(Response::new(vote_response(response)))
     }
 
-    async fn pre_vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
         let message = request.into_inner();
         self.admit(message.identity.as_ref())?;
-        let response = self.raft.pre_vote(vote_request(message).map_err(invalid)?).await.map_err(stopped)?;
+        let response =
+            self.raft.pre_vote(vote_request(message).map_err(invalid)?).await.map_err(stopped)?;
         Ok(Response::new(vote_response(response)))
     }
 
@@ -192,12 +211,19 @@ impl Peer for PeerService {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
         let from = self.admit(header.identity.as_ref())?;
-        tracing::info!(from = format!("{from:x}"), size_bytes = header.size_bytes, "receiving a snapshot");
+        tracing::info!(
+            from = format!("{from:x}"),
+            size_bytes = header.size_bytes,
+            "receiving a snapshot"
+        );
         let received = snapshot_stream::receive(&self.snapshot_directory, header, parts)
             .await
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let response =
-            self.raft.install_full_snapshot(received.vote, received.snapshot).await.map_err(stopped)?;
+        let response = self
+            .raft
+            .install_full_snapshot(received.vote, received.snapshot)
+            .await
+            .map_err(stopped)?;
         Ok(Response::new(pb::SnapshotResponse { vote: Some(types::vote_to_pb(&response.vote)) }))
     }
 
@@ -238,7 +264,8 @@ impl Peer for PeerService {
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
         self.admit(request.into_inner().identity.as_ref())?;
-        let index = if self.raft.is_leader() { read_index::confirm(&self.raft).await } else { None };
+        let index =
+            if self.raft.is_leader() { read_index::confirm(&self.raft).await } else { None };
         let response =
             pb::ReadIndexResponse { confirmed: index.is_some(), index: index.unwrap_or_default() };
         Ok(Response::new(response))

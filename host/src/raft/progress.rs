@@ -69,7 +69,8 @@ impl Progress {
     /// The leader, unless nothing was heard of it (or, on the leader itself, of a quorum) for `patience`. openraft
     /// alone would name the last leader for ever once this member is cut off.
     pub fn leader_id_within(&self, patience: Duration) -> Option<u64> {
-        let silent_ms = self.elapsed_ms().saturating_sub(self.leader_seen_ms.load(Ordering::Acquire));
+        let silent_ms =
+            self.elapsed_ms().saturating_sub(self.leader_seen_ms.load(Ordering::Acquire));
         self.leader_id().filter(|_| u128::from(silent_ms) <= patience.as_millis())
     }
 
@@ -96,7 +97,8 @@ impl Progress {
 
     pub(super) fn set_applied(&self, index: u64, task_pending: Option<bool>) {
         if let Some(pending) = task_pending {
-            self.task_pending.send_if_modified(|current| std::mem::replace(current, pending) != pending);
+            self.task_pending
+                .send_if_modified(|current| std::mem::replace(current, pending) != pending);
         }
         self.applied_index.send_replace(index);
     }

@@ -109,8 +109,10 @@ impl Proposer {
             self.propose(batch, failures).await;
             return Vec::new();
         }
-        let leader_id = self.progress.leader_id().filter(|leader_id| *leader_id != self.peers.own_id());
-        let (Some(leader_id), Ok(permit)) = (leader_id, forwards.clone().try_acquire_owned()) else {
+        let leader_id =
+            self.progress.leader_id().filter(|leader_id| *leader_id != self.peers.own_id());
+        let (Some(leader_id), Ok(permit)) = (leader_id, forwards.clone().try_acquire_owned())
+        else {
             return batch;
         };
         let (peers, shards) = (self.peers.clone(), self.shards.clone());
@@ -169,7 +171,10 @@ async fn forward(
             }
             Err(error) => {
                 tracing::warn!(error = %error, leader = format!("{leader_id:x}"), "cannot forward proposals");
-                shards.fail(commands.iter().map(|command| command.origin), RequestError::ConnectionLost);
+                shards.fail(
+                    commands.iter().map(|command| command.origin),
+                    RequestError::ConnectionLost,
+                );
             }
         }
         commands = rest;

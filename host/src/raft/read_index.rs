@@ -63,7 +63,9 @@ impl ReadIndex {
             let index = match leader_id {
                 _ if self.raft.is_leader() => confirm(&self.raft).await,
                 Some(leader_id) if leader_id != self.peers.own_id() => {
-                    match tokio::time::timeout(RETRY_INTERVAL, self.peers.read_index(leader_id)).await {
+                    match tokio::time::timeout(RETRY_INTERVAL, self.peers.read_index(leader_id))
+                        .await
+                    {
                         Ok(Ok(index)) => index,
                         Ok(Err(error)) => {
                             tracing::debug!(error = %error, "the leader gave no read index");

@@ -113,7 +113,12 @@ impl Shard {
     /// The shard's own tasks; to be run on its runtime until the member stops. Later calls do nothing.
     pub async fn run(&self) {
         let Some(inbox) = lock(&self.inbox).take() else { return };
-        tokio::join!(self.send_proposals(), self.send_read_rounds(), self.deliver(inbox), self.expire());
+        tokio::join!(
+            self.send_proposals(),
+            self.send_read_rounds(),
+            self.deliver(inbox),
+            self.expire()
+        );
     }
 
     async fn send_proposals(&self) {

@@ -129,7 +129,10 @@ where
         while let Some(part) = parts.next().await {
             let part = part.map_err(io::Error::other)?;
             let Some(pb::snapshot_request::Part::Chunk(chunk)) = part.part else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a snapshot has one header"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a snapshot has one header",
+                ));
             };
             if chunks.send(chunk).await.is_err() {
                 break;
@@ -150,7 +153,8 @@ where
     let path = file.0.clone();
     // From here on the apply thread owns the file.
     std::mem::forget(file);
-    let meta = openraft::alias::SnapshotMetaOf::<TypeConfig> { last_log_id: applied, last_membership };
+    let meta =
+        openraft::alias::SnapshotMetaOf::<TypeConfig> { last_log_id: applied, last_membership };
     let snapshot = Snapshot { meta, snapshot: SnapshotData::File(path) };
     Ok(Received { vote, snapshot })
 }

@@ -60,10 +60,8 @@ pub fn applied_state(mark: &Mark) -> io::Result<(Option<LogId>, StoredMembership
 
 fn snapshot_of(view: Arc<View>) -> io::Result<Option<Snapshot>> {
     let (last_log_id, last_membership) = applied_state(view.mark())?;
-    Ok(last_log_id.is_some().then(|| Snapshot {
-        meta: SnapshotMeta { last_log_id, last_membership },
-        snapshot: SnapshotData::View(view),
-    }))
+    let meta = SnapshotMeta { last_log_id, last_membership };
+    Ok(last_log_id.is_some().then_some(Snapshot { meta, snapshot: SnapshotData::View(view) }))
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -99,7 +97,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder { apply: self.apply.clone() }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> io::Result<()> {
         let SnapshotData::File(path) = snapshot else {
             return Err(io::Error::other("a member's own view is no snapshot to install"));
         };

@@ -174,9 +174,8 @@ pub fn member_from_pb(member: pb::Member) -> (u64, Member) {
 }
 
 pub fn membership_to_pb(membership: &Membership) -> pb::Membership {
-    let voters = |ids: &BTreeSet<u64>| pb::membership::Voters {
-        member_ids: ids.iter().copied().collect(),
-    };
+    let voters =
+        |ids: &BTreeSet<u64>| pb::membership::Voters { member_ids: ids.iter().copied().collect() };
     pb::Membership {
         configs: membership.get_joint_config().iter().map(voters).collect(),
         members: membership.nodes().map(|(id, member)| member_to_pb(*id, member)).collect(),

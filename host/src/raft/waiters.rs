@@ -123,7 +123,6 @@ impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for FailureNotice<T> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

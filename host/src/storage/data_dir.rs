@@ -33,7 +33,9 @@ pub struct Identity {
 /// Why a data directory cannot be used. Each sentence says what to do.
 #[derive(Debug, Error)]
 pub enum DataDirError {
-    #[error("the data directory {0} is in use by another process; stop that one, or choose another --data-dir")]
+    #[error(
+        "the data directory {0} is in use by another process; stop that one, or choose another --data-dir"
+    )]
     InUse(PathBuf),
     #[error(
         "the data directory {path} belongs to cluster {found:x}, and the flags describe cluster {expected:x}; \
@@ -147,10 +149,9 @@ fn look(member: &Path) -> Result<Option<Identity>, DataDirError> {
     let failed = |error| DataDirError::Io { path: member.to_owned(), error };
     let path = member.join(IDENTITY);
     match fs::read(&path) {
-        Ok(bytes) => decode(&bytes).map(Some).map_err(|reason| DataDirError::Damaged {
-            path,
-            reason: reason.to_owned(),
-        }),
+        Ok(bytes) => decode(&bytes)
+            .map(Some)
+            .map_err(|reason| DataDirError::Damaged { path, reason: reason.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_dir(member) {
             Ok(entries) => only_ours(member, entries).map(|()| None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

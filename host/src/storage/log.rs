@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
 
 use super::state::open_database;
 use super::{Backends, StorageError};
@@ -65,8 +67,7 @@ fn failed(error: impl std::fmt::Display) -> StorageError {
 impl Log {
     /// Opens the log in a directory, or makes a new one.
     pub fn open(directory: &Path, backends: &Backends) -> Result<(Self, LogState), StorageError> {
-        let database =
-            open_database(&directory.join(FILE), backends, limits::LOG_CACHE_BYTES)?;
+        let database = open_database(&directory.join(FILE), backends, limits::LOG_CACHE_BYTES)?;
         let mut transaction = database.begin_write().map_err(failed)?;
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
         let state = {
@@ -78,7 +79,8 @@ impl Log {
             };
             let purged = row(PURGED)?.map(decode_purged).transpose()?;
             let last_index = entries.last().map_err(failed)?.map(|(index, _)| index.value());
-            let behind_purge = |index: &u64| purged.as_ref().is_none_or(|(purged, _)| index > purged);
+            let behind_purge =
+                |index: &u64| purged.as_ref().is_none_or(|(purged, _)| index > purged);
             LogState {
                 vote: row(VOTE)?,
                 committed: row(COMMITTED)?,
@@ -161,7 +163,11 @@ fn decode_purged(row: Bytes) -> Result<(u64, Bytes), StorageError> {
 
 impl LogReader {
     /// The rows of a range of indices, until `max_bytes` are exceeded; at least one if the range has any.
-    pub fn read(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<(u64, Bytes)>, StorageError> {
+    pub fn read(
+        &self,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Bytes)>, StorageError> {
         let transaction = self.database.begin_read().map_err(failed)?;
         let entries = transaction.open_table(ENTRIES).map_err(failed)?;
         let mut rows = Vec::new();

@@ -38,7 +38,8 @@ impl Mark {
         let mut out = Vec::with_capacity(FIXED_BYTES + self.membership.len());
         out.push(VERSION);
         out.push(u8::from(self.applied.is_some()));
-        for number in [applied.term, applied.leader_id, applied.index, self.time_ms, self.revision] {
+        for number in [applied.term, applied.leader_id, applied.index, self.time_ms, self.revision]
+        {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&self.digest.to_le_bytes());

@@ -227,7 +227,10 @@ impl Overlay {
                     break;
                 }
                 let hides = next.as_ref() == key;
-                let flow = row.value.as_ref().map_or(ControlFlow::Continue(()), |value| visit(next, value));
+                let flow = row
+                    .value
+                    .as_ref()
+                    .map_or(ControlFlow::Continue(()), |value| visit(next, value));
                 written.next();
                 if flow.is_break() {
                     stopped = true;

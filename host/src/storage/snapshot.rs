@@ -146,7 +146,8 @@ impl SnapshotReader {
         }
         let length = reader.number()?;
         let mark = reader.bytes(length, limits::SNAPSHOT_MARK_BYTES)?;
-        reader.mark = Mark::decode(&mark).ok_or_else(|| reader.bad("its mark is of no known version"))?;
+        reader.mark =
+            Mark::decode(&mark).ok_or_else(|| reader.bad("its mark is of no known version"))?;
         Ok(reader)
     }
 

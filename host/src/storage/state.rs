@@ -143,7 +143,8 @@ impl State {
         let mut reader = SnapshotReader::open(snapshot)?;
         fill(&fresh, &mut reader, &self.specs)?;
         drop(fresh);
-        fs::rename(&fresh_path, &self.path).map_err(|error| StorageError::path(&self.path, error))?;
+        fs::rename(&fresh_path, &self.path)
+            .map_err(|error| StorageError::path(&self.path, error))?;
         sync_directory(&self.path)?;
         let database = open_database(&self.path, &self.backends, limits::STATE_CACHE_BYTES)?;
         let renewed = Self::with_database(
