@@ -27,6 +27,8 @@ mod snapshot_stream;
 mod state_machine;
 mod types;
 mod upkeep;
+#[cfg(test)]
+mod tests;
 mod waiters;
 
 pub use apply::rebuild;
