@@ -7,5 +7,6 @@
 //! A module may use what stands to its right, never what stands to its left.
 
 pub mod limits;
+pub mod raft;
 pub mod runtime;
 pub mod storage;

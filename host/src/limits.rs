@@ -46,3 +46,66 @@ pub const READER_BUFFER_BYTES: usize = 1 << 20;
 pub const LOG_LINES_PER_CALL: u32 = 16;
 /// A logged line, in bytes; the rest is cut off.
 pub const LOG_LINE_BYTES: usize = 1 << 10;
+// --- raft ---------------------------------------------------------------------------------------------------------
+
+/// Entries kept in memory behind the log's end, so that followers and the apply thread need not read the disk. Entries
+/// that are not on disk yet stay beyond it.
+pub const LOG_TAIL_BYTES: usize = 32 << 20;
+/// Entries in one message to a follower, or to the apply thread; a single larger entry goes alone.
+pub const APPEND_REQUEST_BYTES: usize = 1 << 20;
+/// Entries in one message to a follower.
+pub const APPEND_REQUEST_ENTRIES: u64 = 1_024;
+/// Writes waiting for the log thread. At the bound raft waits, and with it everything that proposes.
+pub const LOG_TASKS: usize = 65_536;
+/// What one transaction of the log takes in before it is written.
+pub const LOG_TRANSACTION_BYTES: usize = 8 << 20;
+/// Entries kept behind a shortened log for followers that are a little late; etcd's `--snapshot-catchup-entries`.
+pub const LOG_KEPT_ENTRIES: u64 = 5_000;
+/// Entries that are dropped from the log at once.
+pub const LOG_PURGE_ENTRIES: u64 = 1_000;
+/// Tasks waiting for the apply thread; raft hands out one at a time.
+pub const APPLY_TASKS: usize = 16;
+/// Apply commands that raft queues before it waits.
+pub const APPLY_COMMANDS: u64 = 65_536;
+/// Entries in one run of the machine and one storage transaction.
+pub const APPLY_BATCH_ENTRIES: usize = 1_024;
+/// Committed entries that may wait to be applied; beyond that requests are refused, as etcd's
+/// `maxGapBetweenApplyAndCommitIndex`.
+pub const APPLY_LAG_ENTRIES: u64 = 5_000;
+/// Requests of one client runtime that may wait for their outcome; beyond that they are refused.
+pub const PROPOSALS_PER_SHARD: usize = 100_000;
+/// Batches of proposals on their way to the proposer. At the bound the client runtimes wait.
+pub const PROPOSAL_BATCHES: usize = 1_024;
+/// Batches of proposals that a follower has under way to the leader. At the bound they wait at the follower.
+pub const FORWARDED_BATCHES: usize = 64;
+/// Rounds of reads waiting for their index: one a client runtime.
+pub const READ_ROUNDS: usize = 256;
+/// One message between members. No entry can be larger: `--max-request-bytes` stays below it.
+pub const PEER_MESSAGE_BYTES: usize = 64 << 20;
+/// What a member sends a peer ahead of its acknowledgement, a stream; a connection has twice that.
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// One chunk of a snapshot on its way to a member.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+/// Chunks waiting between the file and the connection.
+pub const SNAPSHOT_CHUNKS: usize = 8;
+/// How long a snapshot may take to reach a member; a silent connection is noticed much earlier.
+pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
+// --- storage ------------------------------------------------------------------------------------------------------
+
+/// Pages of the state that redb keeps in memory; half of it at most are waiting to be written.
+pub const STATE_CACHE_BYTES: usize = 256 << 20;
+/// Pages of the log that redb keeps in memory.
+pub const LOG_CACHE_BYTES: usize = 16 << 20;
+/// Purged rows that one write to the log removes.
+pub const LOG_REMOVED_ROWS: usize = 2_000;
+/// Rows of a snapshot that are read and written at once.
+pub const SNAPSHOT_PORTION_BYTES: usize = 4 << 20;
+/// The mark of a snapshot, membership included.
+pub const SNAPSHOT_MARK_BYTES: usize = 1 << 20;
+/// A key or a value of a snapshot.
+pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
+
+// --- server -------------------------------------------------------------------------------------------------------
+
+/// Heavy queries that wait for a thread; beyond that they are refused.
+pub const HEAVY_QUERIES: usize = 1_024;

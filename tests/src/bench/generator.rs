@@ -1,0 +1,403 @@
+//! The load generator: closed-loop clients on current-thread runtimes, as lean as `h2` allows.
+//!
+//! A client sends its next request when it has the answer to the last. Nothing is shared between threads
+//! but two atomics; a thread's clients share one histogram. The calling thread sleeps, and reads the
+//! clocks of all processes at the two ends of the measured window.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use tokio::task::JoinSet;
+
+use super::error::BenchError;
+use super::grpc::{self, CallError};
+use super::histogram::Histogram;
+use super::process;
+use super::workload::{Action, Caller, kept_bytes};
+
+/// What a client waits after an error before it tries again.
+const RETRY_AFTER: Duration = Duration::from_millis(10);
+/// How long requests may still be out when a timed run is over, before the run fails.
+const STRAGGLERS_MAX: Duration = Duration::from_secs(30);
+/// How long a run that is bounded by a count may take.
+const COUNTED_RUN_MAX: Duration = Duration::from_secs(1_800);
+
+const WARM_UP: u8 = 0;
+const MEASURE: u8 = 1;
+const STOP: u8 = 2;
+
+/// When a load ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Bound {
+    /// Runs unmeasured, then measured for a time.
+    Time { warm_up: Duration, measured: Duration },
+    /// Sends so many requests, all of them measured.
+    Requests(u64),
+}
+
+/// One load on running members.
+#[derive(Debug)]
+pub struct Load<'a> {
+    pub action: Action,
+    /// The member of each connection.
+    pub connections: Vec<SocketAddr>,
+    /// Clients on each connection.
+    pub streams: usize,
+    pub threads: usize,
+    pub bound: Bound,
+    /// The processes whose time is the servers' time.
+    pub pids: &'a [u32],
+}
+
+/// What a load's measured window saw.
+pub struct Outcome {
+    pub elapsed: Duration,
+    pub latencies: Histogram,
+    /// Requests answered with an error, and the first such error.
+    pub failures: u64,
+    pub first_failure: Option<String>,
+    pub servers_cpu: Duration,
+    pub generator_cpu: Duration,
+    /// What everything else on the machine used: the noise.
+    pub others_cpu: Duration,
+}
+
+struct Shared {
+    phase: AtomicU8,
+    next: AtomicU64,
+    requests_max: u64,
+}
+
+#[derive(Default)]
+struct Recorder {
+    latencies: Histogram,
+    failures: u64,
+    first_failure: Option<String>,
+}
+
+enum Report {
+    /// Connected; the path of the thread's clock.
+    Ready(String),
+    Ended(Result<(), BenchError>),
+}
+
+/// Runs a load to its end.
+pub fn run(load: &Load) -> Result<Outcome, BenchError> {
+    let requests_max = match load.bound {
+        Bound::Time { .. } => u64::MAX,
+        Bound::Requests(requests) => requests,
+    };
+    let shared = Arc::new(Shared { phase: WARM_UP.into(), next: 0.into(), requests_max });
+    let recorders: Vec<Arc<Mutex<Recorder>>> = (0..load.threads).map(|_| Arc::default()).collect();
+    let (report, reports) = channel();
+    std::thread::scope(|scope| {
+        let mut gates = Vec::new();
+        for (index, recorder) in recorders.iter().enumerate() {
+            let (gate, opened) = channel();
+            gates.push(gate);
+            let thread = Thread { load, index, shared: shared.clone(), recorder: recorder.clone() };
+            let report = report.clone();
+            scope.spawn(move || thread.run(&report, &opened));
+        }
+        drop(report);
+        let window = control(load, &shared, &reports, &gates);
+        // Whatever happened: threads that still run end, and those that wait at their gate are let go.
+        shared.phase.store(STOP, Ordering::Relaxed);
+        window
+    })
+    .map(|window| gather(&window, recorders))
+}
+
+/// The measured window: readings at its two ends.
+struct Window {
+    start: Reading,
+    end: Reading,
+}
+
+struct Reading {
+    at: Instant,
+    servers: Duration,
+    generator: Duration,
+    busy: Duration,
+}
+
+fn read(load: &Load, clocks: &[String]) -> Result<Reading, BenchError> {
+    let mut generator = Duration::ZERO;
+    for clock in clocks {
+        generator += process::thread_cpu(clock)?;
+    }
+    let (servers, busy) = (process::cpu_of(load.pids)?, process::machine_busy()?);
+    Ok(Reading { at: Instant::now(), servers, generator, busy })
+}
+
+/// Starts the threads together, opens and closes the window, and waits until all have ended. A thread
+/// that has ended keeps its clock until its gate closes.
+fn control(
+    load: &Load,
+    shared: &Shared,
+    reports: &Receiver<Report>,
+    gates: &[Sender<()>],
+) -> Result<Window, BenchError> {
+    let mut clocks = Vec::new();
+    while clocks.len() < load.threads {
+        match reports.recv() {
+            Ok(Report::Ready(clock)) => clocks.push(clock),
+            Ok(Report::Ended(result)) => return Err(ended_early(result)),
+            Err(_) => return Err(ended_early(Ok(()))),
+        }
+    }
+    let open = || {
+        for gate in gates {
+            // A thread that is gone has reported why.
+            let _ = gate.send(());
+        }
+    };
+    match load.bound {
+        Bound::Time { warm_up, measured } => {
+            open();
+            pause(reports, warm_up)?;
+            let start = read(load, &clocks)?;
+            shared.phase.store(MEASURE, Ordering::Relaxed);
+            pause(reports, measured)?;
+            let end = read(load, &clocks)?;
+            shared.phase.store(STOP, Ordering::Relaxed);
+            all_ended(reports, load.threads)?;
+            Ok(Window { start, end })
+        }
+        Bound::Requests(_) => {
+            shared.phase.store(MEASURE, Ordering::Relaxed);
+            let start = read(load, &clocks)?;
+            open();
+            all_ended(reports, load.threads)?;
+            Ok(Window { start, end: read(load, &clocks)? })
+        }
+    }
+}
+
+fn pause(reports: &Receiver<Report>, time: Duration) -> Result<(), BenchError> {
+    match reports.recv_timeout(time) {
+        Err(RecvTimeoutError::Timeout) => Ok(()),
+        Ok(Report::Ended(result)) => Err(ended_early(result)),
+        Ok(Report::Ready(_)) | Err(RecvTimeoutError::Disconnected) => Err(ended_early(Ok(()))),
+    }
+}
+
+fn all_ended(reports: &Receiver<Report>, threads: usize) -> Result<(), BenchError> {
+    for _ in 0..threads {
+        match reports.recv() {
+            Ok(Report::Ended(result)) => result?,
+            Ok(Report::Ready(_)) | Err(_) => return Err(ended_early(Ok(()))),
+        }
+    }
+    Ok(())
+}
+
+fn ended_early(result: Result<(), BenchError>) -> BenchError {
+    let unexplained = || BenchError::Load("a thread of the generator ended too early".into());
+    result.err().unwrap_or_else(unexplained)
+}
+
+fn gather(window: &Window, recorders: Vec<Arc<Mutex<Recorder>>>) -> Outcome {
+    let Window { start, end } = window;
+    let servers_cpu = end.servers.saturating_sub(start.servers);
+    let generator_cpu = end.generator.saturating_sub(start.generator);
+    let busy = end.busy.saturating_sub(start.busy);
+    let mut outcome = Outcome {
+        elapsed: end.at - start.at,
+        latencies: Histogram::default(),
+        failures: 0,
+        first_failure: None,
+        servers_cpu,
+        generator_cpu,
+        others_cpu: busy.saturating_sub(servers_cpu + generator_cpu),
+    };
+    for recorder in recorders {
+        let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.latencies.merge(&recorder.latencies);
+        outcome.failures += recorder.failures;
+        outcome.first_failure = outcome.first_failure.or(recorder.first_failure.take());
+    }
+    outcome
+}
+
+/// One thread of the generator: a runtime, a share of the connections, one histogram.
+struct Thread<'a> {
+    load: &'a Load<'a>,
+    index: usize,
+    shared: Arc<Shared>,
+    recorder: Arc<Mutex<Recorder>>,
+}
+
+impl Thread<'_> {
+    /// Connects, waits for its gate, runs its clients, and stays until its gate closes. A report that
+    /// nobody takes any more is about a run that has failed already.
+    fn run(&self, report: &Sender<Report>, opened: &Receiver<()>) {
+        let result = self.work(report, opened);
+        if result.is_err() {
+            self.shared.phase.store(STOP, Ordering::Relaxed);
+        }
+        drop(report.send(Report::Ended(result)));
+        while opened.recv().is_ok() {}
+    }
+
+    fn work(&self, report: &Sender<Report>, opened: &Receiver<()>) -> Result<(), BenchError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(BenchError::io("start a runtime"))?;
+        let clients = runtime.block_on(self.connect());
+        let clients = clients.map_err(|error| BenchError::Load(error.to_string()))?;
+        drop(report.send(Report::Ready(process::this_thread()?)));
+        if opened.recv().is_err() {
+            return Ok(());
+        }
+        let time_max = match self.load.bound {
+            Bound::Time { warm_up, measured } => warm_up + measured + STRAGGLERS_MAX,
+            Bound::Requests(_) => COUNTED_RUN_MAX,
+        };
+        let all = async { tokio::time::timeout(time_max, self.run_all(clients)).await };
+        runtime.block_on(all).unwrap_or_else(|_| {
+            Err(BenchError::Load(format!("requests are still unanswered after {time_max:?}")))
+        })
+    }
+
+    async fn connect(&self) -> Result<Vec<Client>, CallError> {
+        let mut clients = Vec::new();
+        let mine = self.load.connections.iter().enumerate().skip(self.index);
+        for (connection, &address) in mine.step_by(self.load.threads) {
+            let sender = grpc::connect(address).await?;
+            let head = grpc::head(address, self.load.action.path())?;
+            for stream in 0..self.load.streams {
+                let number = (connection * self.load.streams + stream) as u64;
+                clients.push(Client {
+                    sender: sender.clone(),
+                    head: head.clone(),
+                    caller: Caller::new(self.load.action, number),
+                    kept_bytes: kept_bytes(self.load.action),
+                    shared: self.shared.clone(),
+                    recorder: self.recorder.clone(),
+                });
+            }
+        }
+        Ok(clients)
+    }
+
+    async fn run_all(&self, clients: Vec<Client>) -> Result<(), BenchError> {
+        let mut running: JoinSet<_> = clients.into_iter().map(Client::run).collect();
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|error| BenchError::Load(format!("a client failed: {error}")))??;
+        }
+        Ok(())
+    }
+}
+
+struct Client {
+    sender: SendRequest<Bytes>,
+    head: Request<()>,
+    caller: Caller,
+    kept_bytes: usize,
+    shared: Arc<Shared>,
+    recorder: Arc<Mutex<Recorder>>,
+}
+
+impl Client {
+    async fn run(mut self) -> Result<(), BenchError> {
+        while self.shared.phase.load(Ordering::Relaxed) != STOP {
+            let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.shared.requests_max {
+                break;
+            }
+            self.request(number).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends one request until it is answered without an error: a load by count must miss no key.
+    async fn request(&mut self, number: u64) -> Result<(), BenchError> {
+        loop {
+            let frame = self.caller.next(number);
+            let started = Instant::now();
+            match grpc::call(&mut self.sender, &self.head, frame, self.kept_bytes).await {
+                Ok(answer) => {
+                    let elapsed_ns = started.elapsed().as_nanos() as u64;
+                    self.caller.accept(&answer).map_err(BenchError::Load)?;
+                    if self.shared.phase.load(Ordering::Relaxed) == MEASURE {
+                        self.record(|recorder| recorder.latencies.record(elapsed_ns));
+                    }
+                    return Ok(());
+                }
+                Err(CallError::Status { code, message }) => {
+                    self.record(|recorder| {
+                        recorder.failures += 1;
+                        let first = || CallError::Status { code, message }.to_string();
+                        recorder.first_failure.get_or_insert_with(first);
+                    });
+                    self.caller.failed();
+                    if self.shared.phase.load(Ordering::Relaxed) == STOP {
+                        return Ok(());
+                    }
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                Err(CallError::Connection(why)) => return Err(BenchError::Load(why)),
+            }
+        }
+    }
+
+    fn record(&self, change: impl FnOnce(&mut Recorder)) {
+        change(&mut self.recorder.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::super::floor;
+    use super::*;
+
+    /// The server that does no work, on a thread that ends with the process.
+    fn floor_server() -> SocketAddr {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.expect("a free port");
+        std::thread::spawn(move || floor::serve(address.port()).expect("the server"));
+        while TcpStream::connect(address).is_err() {
+            std::thread::yield_now();
+        }
+        address
+    }
+
+    fn load(action: Action, address: SocketAddr, bound: Bound) -> Load<'static> {
+        Load { action, connections: vec![address; 3], streams: 4, threads: 2, bound, pids: &[] }
+    }
+
+    const BRIEF: Bound =
+        Bound::Time { warm_up: Duration::from_millis(20), measured: Duration::from_millis(100) };
+
+    #[test]
+    fn a_count_is_kept_exactly_and_a_time_about() {
+        let address = floor_server();
+        let counted = run(&load(Action::Put, address, Bound::Requests(500))).expect("puts");
+        assert_eq!((counted.latencies.count(), counted.failures), (500, 0));
+        let timed = run(&load(Action::Get { serializable: true }, address, BRIEF)).expect("gets");
+        assert!(timed.latencies.count() > 0 && timed.elapsed >= Duration::from_millis(100));
+        assert!(timed.generator_cpu > Duration::ZERO);
+    }
+
+    #[test]
+    fn errors_are_counted_and_broken_connections_end_the_run() {
+        let refused = run(&load(Action::Transaction, floor_server(), BRIEF)).expect("a run");
+        assert_eq!(refused.latencies.count(), 0);
+        assert!(refused.failures > 0);
+        assert!(refused.first_failure.is_some_and(|failure| failure.contains("code 12")));
+
+        // Accepts connections and closes them at once.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        assert!(run(&load(Action::Put, address, Bound::Requests(1))).is_err());
+    }
+}
