@@ -1,7 +1,6 @@
 //! Rules of etcd's one by one: what a random campaign would meet too rarely, or cannot know without etcd itself.
 
-mod store;
-
+use crate::store::{Store, all_at, delete_range, etcd, op, put};
 use guest_kv::memory::MemoryTables;
 use guest_kv::tables::{CURRENT, HISTORY, KEY, STATE, Tables};
 use guest_kv::{Progress, RequestLimits};
@@ -10,7 +9,6 @@ use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::{HashKvRequest, HashKvResponse, RangeResponse, TxnRequest};
 use proto::instar::kv::request::Kind;
 use proto::instar::kv::{CompactionProgress, CompactionStep, RangeStreamStep, Request};
-use store::{Store, all_at, delete_range, etcd, op, put};
 
 fn hash(store: &Store, revision: i64) -> (u32, i64, i64) {
     let (_, body) = store.query(Kind::HashKv(HashKvRequest { revision })).expect("a hash");

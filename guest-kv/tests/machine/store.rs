@@ -15,7 +15,7 @@ use proto::instar::kv::request::Kind;
 #[derive(Default)]
 pub struct Store {
     pub tables: MemoryTables,
-    index: u64,
+    pub index: u64,
 }
 
 pub fn etcd(set: impl FnOnce(&mut InternalRaftRequest)) -> Kind {
