@@ -80,6 +80,9 @@ impl Entry {
     }
 }
 
+/// Looks at a user key and its entry, and says whether to go on.
+pub type VisitEntry<'v> = dyn FnMut(&[u8], Entry) -> ControlFlow<()> + 'v;
+
 /// Appends the escaped form of a user key, end mark included.
 pub fn escape(key: &[u8], out: &mut Vec<u8>) {
     let mut rest = key;
@@ -255,7 +258,7 @@ pub fn visit<T: Tables>(
     span: Span<'_>,
     revision: i64,
     wanted: u32,
-    visit: &mut dyn FnMut(&[u8], Entry) -> ControlFlow<()>,
+    visit: &mut VisitEntry<'_>,
 ) -> ControlFlow<()> {
     let page_rows = wanted.clamp(1, PAGE_ROWS);
     match span.end {
@@ -279,7 +282,7 @@ fn visit_past<T: Tables>(
     end: &[u8],
     revision: i64,
     page_rows: u32,
-    visit: &mut dyn FnMut(&[u8], Entry) -> ControlFlow<()>,
+    visit: &mut VisitEntry<'_>,
 ) -> ControlFlow<()> {
     // An empty end would be escaped into the smallest of all keys.
     let history_end = if end.is_empty() { Vec::new() } else { escaped(end) };

@@ -387,7 +387,8 @@ impl Store {
         for change in self.changes.iter().filter(|c| c.main <= revision) {
             let kept = change.kv.is_some() && keep.get(&change.key) == Some(&change.main);
             let dropped = change.main <= self.compacted && !keep.is_empty() && !kept;
-            if !dropped && !(change.main == self.compacted && change.kv.is_none()) {
+            let skipped = change.main == self.compacted && change.kv.is_none();
+            if !dropped && !skipped {
                 bytes.extend(change.row_key());
                 bytes.extend(change.row());
             }
@@ -428,7 +429,8 @@ fn satisfied(c: &Compare, kv: &KeyValue) -> bool {
             kv.version,
         ),
         Ok(CompareTarget::Create) => number(
-            union.and_then(|u| if let TargetUnion::CreateRevision(v) = u { Some(*v) } else { None }),
+            union
+                .and_then(|u| if let TargetUnion::CreateRevision(v) = u { Some(*v) } else { None }),
             kv.create_revision,
         ),
         Ok(CompareTarget::Mod) => number(
@@ -522,9 +524,11 @@ type Deletes = Vec<(Bytes, Bytes)>;
 pub fn check_overlaps(ops: &[RequestOp]) -> Result<(BTreeSet<Bytes>, Deletes), Refusal> {
     // Unlike anywhere else, an end of one zero byte is no more than that.
     let deleted = |deletes: &Deletes, key: &Bytes| {
-        deletes.iter().any(|(from, end)| {
-            if end.is_empty() { key == from } else { key >= from && key < end }
-        })
+        deletes.iter().any(
+            |(from, end)| {
+                if end.is_empty() { key == from } else { key >= from && key < end }
+            },
+        )
     };
     let mut deletes = Deletes::new();
     let mut puts = BTreeSet::new();
@@ -547,10 +551,10 @@ pub fn check_overlaps(ops: &[RequestOp]) -> Result<(BTreeSet<Bytes>, Deletes), R
         }
     }
     for op in ops {
-        if let Some(Op::RequestPut(p)) = &op.request {
-            if deleted(&deletes, &p.key) || !puts.insert(p.key.clone()) {
-                return Err(DUPLICATE_KEY);
-            }
+        if let Some(Op::RequestPut(p)) = &op.request
+            && (deleted(&deletes, &p.key) || !puts.insert(p.key.clone()))
+        {
+            return Err(DUPLICATE_KEY);
         }
     }
     Ok((puts, deletes))
