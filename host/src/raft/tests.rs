@@ -14,12 +14,14 @@ use proto::instar::kv;
 use super::network::OwnIdentity;
 use super::node::{Node, NodeOptions};
 use crate::runtime::{BUILT_IN, Machine, Runtime};
-use crate::storage::{Backends, DataDir, Log, State, Views, files};
+use crate::storage::{Backends, DataDir, Identity, Log, State, Views, files};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn machine() -> Machine {
-    Runtime::new(None).and_then(|runtime| runtime.load(BUILT_IN)).expect("the built-in machine loads")
+    Runtime::new(None)
+        .and_then(|runtime| runtime.load(BUILT_IN))
+        .expect("the built-in machine loads")
 }
 
 fn request(etcd: InternalRaftRequest) -> Bytes {
@@ -57,13 +59,14 @@ struct TestCluster {
 
 impl TestCluster {
     fn new(count: u64) -> Self {
-        let reserved: Vec<TcpListener> = (0..count)
-            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free"))
-            .collect();
+        let reserved: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
         let addresses: Vec<String> =
             reserved.iter().map(|it| it.local_addr().unwrap().to_string()).collect();
         let initial: BTreeMap<u64, (String, Vec<String>)> = (1..=count)
-            .map(|id| (id, (format!("m{id}"), vec![format!("http://{}", addresses[id as usize - 1])])))
+            .map(|id| {
+                (id, (format!("m{id}"), vec![format!("http://{}", addresses[id as usize - 1])]))
+            })
             .collect();
         let members = (1..=count).map(|id| {
             let directory = tempfile::tempdir().expect("a directory");
@@ -101,8 +104,12 @@ impl TestCluster {
         let options = (member.options)();
         let path = member.directory.path();
         let own = options.own.clone();
-        let data = DataDir::open(path, own.cluster_id, own.member_id, own.data_incarnation)
-            .expect("the data directory is ours");
+        let identity = Identity {
+            cluster_id: own.cluster_id,
+            member_id: own.member_id,
+            incarnation: own.data_incarnation,
+        };
+        let data = DataDir::open(path, identity, false).expect("the data directory is ours");
         let running = run(&self.machine, data, options, &member.peer_address, backends);
         member.running = Some(running);
     }
@@ -148,8 +155,10 @@ impl TestCluster {
         let shard = running.node.shard(0).expect("there is a shard");
         running.runtime.block_on(shard.read_index()).expect("a quorum answers");
         let range = RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() };
-        let query = request(InternalRaftRequest { range: Some(range), ..InternalRaftRequest::default() });
-        let answer = self.machine.reader().query(&running.views.latest(), &query).expect("it answers");
+        let query =
+            request(InternalRaftRequest { range: Some(range), ..InternalRaftRequest::default() });
+        let answer =
+            self.machine.reader().query(&running.views.latest(), &query).expect("it answers");
         let response = proto::etcdserverpb::RangeResponse::decode(answer.body).expect("a response");
         response.kvs.into_iter().next().map(|kv| kv.value)
     }
@@ -195,7 +204,13 @@ fn run(
     let views = state.views();
     let listener = bind(peer_address);
     let node = runtime
-        .block_on(Node::start(options, log, (state, views.clone()), machine.clone(), vec![listener]))
+        .block_on(Node::start(
+            options,
+            log,
+            (state, views.clone()),
+            machine.clone(),
+            vec![listener],
+        ))
         .expect("the member starts");
     let shard = node.shard(0).expect("there is a shard");
     runtime.spawn(async move { shard.run().await });
@@ -247,7 +262,10 @@ fn members_learn_each_others_names_and_client_urls() {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let members = cluster.node(0).members();
-        if members.iter().all(|member| member.client_urls == [format!("http://client-{}", member.id)]) {
+        if members
+            .iter()
+            .all(|member| member.client_urls == [format!("http://client-{}", member.id)])
+        {
             assert!(members.iter().all(|member| member.name == format!("m{}", member.id)));
             return;
         }
