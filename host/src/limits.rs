@@ -1,5 +1,7 @@
 //! Every limit of the server that is not an operator's choice, with its unit and its reason.
 
+// --- runtime ------------------------------------------------------------------------------------------------------
+
 // What a machine may ask for and give back (`runtime`). All of them decide answers, so a change needs a new
 // `runtime::ENVIRONMENT`.
 
@@ -40,12 +42,11 @@ pub const PAGE_BYTES: usize = 1 << 20;
 pub const MACHINE_INSTANCES: u32 = 128;
 /// Calls that a reader's instance serves before it is made anew.
 pub const READER_CALLS: u32 = 10_000;
-/// A reader's answer buffer that is kept from one call to the next, in bytes.
-pub const READER_BUFFER_BYTES: usize = 1 << 20;
 /// Lines that one call of a machine may log; further ones are dropped.
 pub const LOG_LINES_PER_CALL: u32 = 16;
 /// A logged line, in bytes; the rest is cut off.
 pub const LOG_LINE_BYTES: usize = 1 << 10;
+
 // --- raft ---------------------------------------------------------------------------------------------------------
 
 /// Entries kept in memory behind the log's end, so that followers and the apply thread need not read the disk. Entries
@@ -90,6 +91,7 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 pub const SNAPSHOT_CHUNKS: usize = 8;
 /// How long a snapshot may take to reach a member; a silent connection is noticed much earlier.
 pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
+
 // --- storage ------------------------------------------------------------------------------------------------------
 
 /// Pages of the state that redb keeps in memory; half of it at most are waiting to be written.

@@ -180,21 +180,22 @@ fn append_rows(
             return Err(Fault::new("it named a field that protobuf does not have").into());
         }
         let tables = host.tables()?;
-        let mut rows = 0;
-        for key in keys.chunks_exact(key_length) {
-            let found = tables.get(table, key, &mut |value| {
+        let mut fits = true;
+        let found = tables.get_many(table, keys, key_length, &mut |value| {
+            fits &= answer.len() + value.len() <= ANSWER_BYTES;
+            if fits {
                 put_varint(answer, u64::from(field) << 3 | 2);
                 put_varint(answer, value.len() as u64);
                 answer.extend_from_slice(value);
-            })?;
-            if !found {
-                return Err(Fault::new("it named a row that does not exist").into());
             }
-            if answer.len() > ANSWER_BYTES {
-                return Err(too_long().into());
-            }
-            rows += 1;
+        })?;
+        if !found {
+            return Err(Fault::new("it named a row that does not exist").into());
         }
+        if !fits {
+            return Err(too_long().into());
+        }
+        let rows = (keys.len() / key_length) as u64;
         Ok(rows * PER_ROW_READ + (answer.len() - before) as u64)
     });
     let units = settle(&mut cx, appended)?;

@@ -309,14 +309,13 @@ impl guest_kv::tables::Answer for Body<'_> {
     }
 
     fn append_rows(&mut self, table: Table, keys: &[u8], key_length: u32, field: u32) {
-        for key in keys.chunks_exact(key_length as usize) {
-            let found = self.rows.tables().get(table, key, &mut |value| {
-                put_varint(&mut self.bytes, u64::from(field) << 3 | 2);
-                put_varint(&mut self.bytes, value.len() as u64);
-                self.bytes.extend_from_slice(value);
-            });
-            self.rows.keep(found);
-        }
+        let tables = self.rows.tables();
+        let found = tables.get_many(table, keys, key_length as usize, &mut |value| {
+            put_varint(&mut self.bytes, u64::from(field) << 3 | 2);
+            put_varint(&mut self.bytes, value.len() as u64);
+            self.bytes.extend_from_slice(value);
+        });
+        self.rows.keep(found);
     }
 
     fn length(&self) -> u64 {

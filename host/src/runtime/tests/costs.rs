@@ -1,9 +1,6 @@
 //! Measurements, printed: `cargo test --release -p host costs -- --ignored --nocapture --test-threads 1`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use proto::{
@@ -13,7 +10,7 @@ use proto::{
 
 use crate::{
     runtime::{BUILT_IN, Entry, machine::Runtime, native},
-    storage::{Overlay, View},
+    storage::{Mark, Overlay, State, files},
 };
 
 const KEYS: u64 = 1_000;
@@ -80,9 +77,12 @@ macro_rules! measure {
     ($name:literal, $runtime:expr) => {{
         let runtime = $runtime;
         let machine = runtime.load(BUILT_IN).expect("a machine");
-        let overlay = Overlay::new(Arc::<View>::default());
-        let filled = machine.apply(overlay, 0, &entries(1, KEYS)).expect("a batch");
-        let (view, revision) = (filled.overlay.view(), filled.outcomes[KEYS as usize - 1].revision);
+        let directory = tempfile::tempdir().expect("a directory");
+        let tables = &machine.description().tables;
+        let mut state = State::open(directory.path(), &files(), tables).expect("a state");
+        let filled = machine.apply(state.overlay(), 0, &entries(1, KEYS)).expect("a batch");
+        let revision = filled.outcomes[KEYS as usize - 1].revision;
+        let view = state.commit(filled.overlay.into_writes(), Mark::default()).expect("a commit");
         for count in [1, 10, 100] {
             let batch = entries(KEYS + 1, count);
             let time = timed(2_000 / count as usize, || {

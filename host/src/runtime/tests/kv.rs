@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::{Replica, kv};
 use crate::{
     runtime::{self, QueryError, native, reader::Reader},
-    storage::{Overlay, TableKind},
+    storage::TableKind,
 };
 
 /// The seed of a campaign, printed so that it can be repeated: `INSTAR_SEED`, or a new one.
@@ -65,7 +65,7 @@ impl Subject for Both {
     }
 
     fn apply(&mut self, entry: Entry<'_>) -> Outcome {
-        let overlay = Overlay::new(self.component.view.clone());
+        let overlay = self.component.state.overlay();
         let before = self.component.revision;
         self.component.index = entry.index - 1;
         let outcome = self.component.apply(&[entry.command]).remove(0);
@@ -88,8 +88,8 @@ impl Subject for Both {
     }
 
     fn query(&mut self, request: &[u8]) -> Result<(Answered, Vec<u8>), Rejection> {
-        let answer = self.reader.query(&self.component.view, request);
-        let linked = self.linked_reader.query(&self.component.view, request);
+        let answer = self.reader.query(&self.component.view(), request);
+        let linked = self.linked_reader.query(&self.component.view(), request);
         match (&answer, &linked) {
             (Ok(answer), Ok(linked)) => assert_eq!(answer, linked),
             (Err(answer), Err(linked)) => assert_eq!(answer.to_string(), linked.to_string()),
@@ -101,7 +101,7 @@ impl Subject for Both {
     }
 
     fn next_task(&mut self) -> Option<Vec<u8>> {
-        let task = self.reader.next_task(&self.component.view).expect("an answer");
+        let task = self.reader.next_task(&self.component.view()).expect("an answer");
         task.map(|task| task.to_vec())
     }
 
@@ -114,7 +114,7 @@ impl Subject for Both {
     }
 
     fn check(&mut self) -> Result<(), String> {
-        kv().check(&self.component.view).map_err(|error| error.to_string())
+        kv().check(&self.component.view()).map_err(|error| error.to_string())
     }
 
     fn key_rows(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {

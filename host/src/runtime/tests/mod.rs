@@ -7,10 +7,15 @@ mod load;
 mod reader;
 mod upkeep;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+};
+
+use tempfile::TempDir;
 
 use super::{Budget, Budgets, Entry, Outcome, UpkeepError, machine::Machine, machine::Runtime};
-use crate::storage::{Overlay, TableKind, Tables, View};
+use crate::storage::{self, Mark, State, Tables, View};
 
 /// Budgets that a test can use up in some milliseconds.
 const SMALL: Budgets = {
@@ -42,18 +47,25 @@ fn kv() -> &'static Machine {
     MACHINE.get_or_init(|| runtime().load(super::BUILT_IN).expect("a machine"))
 }
 
-/// A replica: a machine and its state.
-#[derive(Clone)]
+/// A replica: a machine and its state, in a directory of its own.
 struct Replica<'a> {
     machine: &'a Machine,
-    view: Arc<View>,
+    state: State,
     revision: u64,
     index: u64,
+    _directory: TempDir,
 }
 
 impl<'a> Replica<'a> {
     fn new(machine: &'a Machine) -> Self {
-        Replica { machine, view: Arc::default(), revision: 0, index: 0 }
+        let directory = tempfile::tempdir().expect("a directory");
+        let tables = &machine.description().tables;
+        let state = State::open(directory.path(), &storage::files(), tables).expect("a state");
+        Replica { machine, state, revision: 0, index: 0, _directory: directory }
+    }
+
+    fn view(&self) -> Arc<View> {
+        self.state.view()
     }
 
     /// Applies commands as one batch.
@@ -65,11 +77,11 @@ impl<'a> Replica<'a> {
                 self.entry(self.index, command.as_ref())
             })
             .collect();
-        let overlay = Overlay::new(self.view.clone());
+        let overlay = self.state.overlay();
         let applied =
             self.machine.apply(overlay, self.revision, &entries).expect("no local failure");
         self.revision = applied.outcomes.last().map_or(self.revision, |outcome| outcome.revision);
-        self.view = applied.overlay.view();
+        self.state.commit(applied.overlay.into_writes(), Mark::default()).expect("a commit");
         applied.outcomes
     }
 
@@ -79,22 +91,12 @@ impl<'a> Replica<'a> {
 
     /// Makes the derived tables, which must be empty.
     fn rebuild(&mut self) -> Result<(), UpkeepError> {
-        let mut last = self.view.clone();
-        self.machine.rebuild(self.view.clone(), &mut |overlay| {
-            last = overlay.view();
-            Ok(last.clone())
-        })?;
-        self.view = last;
-        Ok(())
+        let (view, state) = (self.view(), &mut self.state);
+        self.machine.rebuild(view, &mut |overlay| state.commit_derived(overlay.into_writes()))
     }
 
-    /// Empties the derived tables.
     fn forget_derived(&mut self) {
-        let mut rows = self.view.rows.clone();
-        rows.retain(|(table, _), _| {
-            self.machine.description().kind(*table) == Ok(TableKind::Durable)
-        });
-        self.view = Arc::new(View { rows });
+        self.state.clear_derived().expect("empty tables");
     }
 
     /// All rows of all tables.
@@ -103,9 +105,9 @@ impl<'a> Replica<'a> {
         for table in &self.machine.description().tables {
             let visit = &mut |key: &[u8], value: &[u8]| {
                 rows.push((table.id, key.to_vec(), value.to_vec()));
-                std::ops::ControlFlow::Continue(())
+                ControlFlow::Continue(())
             };
-            self.view.scan(table.id, b"", b"", false, visit).expect("a scan");
+            self.view().scan(table.id, b"", b"", false, visit).expect("a scan");
         }
         rows
     }
