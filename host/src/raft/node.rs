@@ -212,6 +212,11 @@ impl Node {
         self.progress.leader_id_within(self.election_timeout * 3)
     }
 
+    /// Whether this member follows without a vote.
+    pub fn is_learner(&self) -> bool {
+        self.progress.is_learner()
+    }
+
     pub fn members(&self) -> Vec<MemberRecord> {
         let membership = self.progress.membership();
         let voters: Vec<u64> = membership.voter_ids().collect();
@@ -294,6 +299,7 @@ impl Node {
             let current = {
                 let current = changes.borrow_and_update();
                 self.progress.set_membership(current.membership_config.clone());
+                self.progress.set_learner(current.state == ServerState::Learner);
                 let leads = current.state == ServerState::Leader
                     && current.current_leader == Some(self.own_id);
                 (current.vote.leader_id.term, current.current_leader, leads)

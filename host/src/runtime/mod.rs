@@ -27,7 +27,6 @@ mod native;
 mod outcome;
 mod reader;
 #[cfg(test)]
-#[cfg(any())]
 mod tests;
 mod types;
 mod upkeep;

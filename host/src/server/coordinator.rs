@@ -19,7 +19,6 @@ pub struct ClientCoordinator {
     /// A warm instance, used by this runtime's thread alone: the lock is never waited for.
     pub reader: Mutex<Reader>,
     pub query_pool: QueryPool,
-    pub own_id: u64,
     pub max_txn_ops: u32,
     pub request_timeout: Duration,
 }
@@ -98,7 +97,7 @@ impl Coordinator for ClientCoordinator {
         Standing {
             raft_term: self.node.progress.term(),
             leader: self.node.leader_id().unwrap_or(0),
-            is_learner: self.node.progress.membership().learner_ids().any(|id| id == self.own_id),
+            is_learner: self.node.is_learner(),
         }
     }
 

@@ -86,7 +86,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     };
     let raft = RaftThread::start(start)?;
     let coordinators =
-        coordinators(&config, &identity, &raft.node, &machine, &views, shards, request_timeout)?;
+        coordinators(&config, &raft.node, &machine, &views, shards, request_timeout)?;
     let settings = api::Settings {
         cluster_id: identity.cluster_id,
         member_id: identity.member_id,
@@ -160,7 +160,6 @@ fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
 
 fn coordinators(
     config: &Config,
-    identity: &Identity,
     node: &Arc<Node>,
     machine: &Machine,
     views: &Views,
@@ -175,7 +174,6 @@ fn coordinators(
             views: views.clone(),
             reader: Mutex::new(machine.reader()),
             query_pool: query_pool.clone(),
-            own_id: identity.member_id,
             max_txn_ops: config.max_txn_ops,
             request_timeout,
         })
