@@ -130,7 +130,9 @@ fn revision(rng: &mut StdRng, hints: &Hints) -> i64 {
         3 => rng.random(),
         4 => hints.compacted - 1,
         5..8 => hints.compacted,
-        8..10 => hints.revision,
+        8 => hints.revision,
+        // Few changes ago.
+        9..13 => hints.revision - rng.random_range(1..5),
         _ => rng.random_range(hints.compacted.max(0)..=hints.revision),
     }
 }
