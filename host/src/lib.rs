@@ -5,3 +5,5 @@
 //! ```
 //!
 //! A module may use what stands to its right, never what stands to its left.
+
+pub mod config;
