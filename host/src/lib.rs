@@ -6,4 +6,8 @@
 //!
 //! A module may use what stands to its right, never what stands to its left.
 
+pub mod api;
 pub mod config;
+pub mod limits;
+
+pub mod runtime;
