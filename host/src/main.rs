@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use host::config::{Config, Invocation};
-use host::{logging, server};
+use host::server;
 
 fn main() -> ExitCode {
     let invocation =
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
-    let _log = logging::start(&config.log);
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     match server::run(*config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

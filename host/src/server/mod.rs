@@ -39,7 +39,9 @@ pub enum ServerError {
          start all members of a new cluster with --initial-cluster-state=new"
     )]
     CannotJoin,
-    #[error("{0}; if the disk is sound, move the data directory away and restore this member from its peers")]
+    #[error(
+        "{0}; if the disk is sound, move the data directory away and restore this member from its peers"
+    )]
     Storage(#[from] StorageError),
     #[error("the state machine cannot be run: {0}")]
     Machine(#[from] RuntimeError),
@@ -77,13 +79,8 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let shards = std::thread::available_parallelism().map_or(1, usize::from);
     let options = node_options(&config, &data, shards);
     let request_timeout = options.request_timeout;
-    let start = RaftStart {
-        options,
-        log,
-        state: (state, views.clone()),
-        machine: machine.clone(),
-        peers,
-    };
+    let start =
+        RaftStart { options, log, state: (state, views.clone()), machine: machine.clone(), peers };
     let raft = RaftThread::start(start)?;
     let coordinators =
         coordinators(&config, &raft.node, &machine, &views, shards, request_timeout)?;
@@ -110,7 +107,8 @@ fn open_data(config: &Config) -> Result<DataDir, ServerError> {
         member_id: config.member_id,
         incarnation: rand::random(),
     };
-    if config.initial_cluster_state == ClusterState::Existing && !DataDir::exists(&config.data_dir) {
+    if config.initial_cluster_state == ClusterState::Existing && !DataDir::exists(&config.data_dir)
+    {
         return Err(ServerError::CannotJoin);
     }
     Ok(DataDir::open(&config.data_dir, fresh, !config.initial_cluster_is_given)?)
@@ -133,9 +131,8 @@ fn urls(urls: &[Url]) -> Vec<String> {
 
 fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
     let members = config.initial_cluster.members.iter();
-    let initial_members: BTreeMap<u64, (String, Vec<String>)> = members
-        .map(|member| (member.id, (member.name.clone(), urls(&member.peer_urls))))
-        .collect();
+    let initial_members: BTreeMap<u64, (String, Vec<String>)> =
+        members.map(|member| (member.id, (member.name.clone(), urls(&member.peer_urls)))).collect();
     let identity = data.identity();
     let election_timeout_ms = u64::from(config.election_timeout_ms);
     NodeOptions {
@@ -256,7 +253,8 @@ impl RaftThread {
 
     /// Hands the leadership over, stops raft, and waits until the files are closed.
     fn stop(self) {
-        drop(self.stop.send(()));
+        // A thread that has ended already needs no telling.
+        let _ = self.stop.send(());
         if self.thread.join().is_err() {
             tracing::error!("raft's thread has panicked");
         }
