@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use host::config::{Config, Invocation};
 use host::server;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let invocation =
         Config::from_args_and_environment(std::env::args_os().skip(1), std::env::vars_os());
