@@ -77,12 +77,6 @@ impl Instance {
         })
     }
 
-    /// Fuel used since the call began.
-    #[cfg(test)]
-    pub fn fuel_used(&self) -> u64 {
-        self.store.data().budget.fuel - self.store.get_fuel().unwrap_or(0)
-    }
-
     pub fn state(&mut self) -> &mut HostState {
         self.store.data_mut()
     }
