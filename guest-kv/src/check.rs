@@ -35,13 +35,15 @@ pub fn check<T: Tables>(tables: &T, cursor: &[u8]) -> Result<Progress, String> {
     }
 }
 
+type CheckRow<T> = fn(&T, &[u8], &[u8]) -> Result<(), String>;
+
 fn walk<T: Tables>(
     tables: &T,
     table: u32,
     start: &[u8],
     walk: u8,
     walk_after: Option<u8>,
-    check: fn(&T, &[u8], &[u8]) -> Result<(), String>,
+    check: CheckRow<T>,
 ) -> Result<Progress, String> {
     let mut result = Ok(());
     let next = tables.scan(table, start, &[], STEP_ROWS, &mut |key, row| {

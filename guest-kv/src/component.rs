@@ -2,9 +2,7 @@
 
 #![allow(unsafe_code, reason = "the generated export glue")]
 
-use std::ops::ControlFlow;
-
-use crate::tables::{Answer, Table, Tables};
+use crate::tables::{Answer, Table, Tables, Visit};
 
 mod bindings {
     #![allow(clippy::all, reason = "generated code")]
@@ -28,7 +26,7 @@ impl Tables for HostTables {
         start: &[u8],
         end: &[u8],
         limit: u32,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Option<Vec<u8>> {
         let page = tables::scan(table, start, end, limit.max(1), false);
         let mut last: &[u8] = &[];

@@ -12,6 +12,7 @@ use std::ops::ControlFlow;
 use crc::{CRC_32_ISCSI, Crc, Digest, Table as CrcTable};
 
 use crate::index;
+use crate::listing;
 use crate::rejection::Rejection;
 use crate::request::Span;
 use crate::revision::Revision;
@@ -92,7 +93,7 @@ fn hash_rows<T: Tables>(
 fn horizon<T: Tables>(tables: &T, state: &State, revision: i64) -> i64 {
     let everything = Span { key: &[0], end: Some(&[]) };
     let mut alive = false;
-    let _ = index::visit(tables, state, everything, revision, 1, &mut |_, _| {
+    let _ = listing::visit(tables, state, everything, revision, 1, &mut |_, _| {
         alive = true;
         ControlFlow::Break(())
     });

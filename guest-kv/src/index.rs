@@ -12,20 +12,15 @@
 //! Escaping keeps the order of keys and makes the end of a key visible: a zero byte becomes 00 FF, and 00 00 follows
 //! the key.
 
-use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use crate::request::Span;
 use crate::revision::{KEY_LENGTH, Revision, number};
 use crate::row::corrupt;
 use crate::state::State;
-use crate::tables::{CURRENT, HISTORY, Tables, scan_all};
+use crate::tables::{CURRENT, HISTORY, Tables};
 
 pub const ENTRY_LENGTH: usize = 33;
 pub const HISTORY_VALUE_LENGTH: usize = 17;
-
-/// Rows that one scan asks for: enough to make the call itself cheap, few enough to be a small piece of memory.
-const PAGE_ROWS: u32 = 1000;
 
 /// Where the newest row of a key at some revision is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +87,7 @@ pub fn escape(key: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, 0]);
 }
 
-fn escaped(key: &[u8]) -> Vec<u8> {
+pub fn escaped(key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(key.len() + 20);
     escape(key, &mut out);
     out
@@ -142,7 +137,7 @@ impl<'a> Past<'a> {
     }
 
     /// The entry that `current` held for this revision; none for a tombstone.
-    fn entry(&self) -> Option<Entry> {
+    pub fn entry(&self) -> Option<Entry> {
         let entry = || Entry::new(self.revision, self.create_revision, self.version);
         (!self.tombstone).then(entry)
     }
@@ -182,7 +177,8 @@ pub fn entry_at<T: Tables>(tables: &T, view: &State, key: &[u8], revision: i64) 
     }
 }
 
-fn past_entry<T: Tables>(tables: &T, escaped_key: &[u8], revision: i64) -> Option<Entry> {
+/// The same, of a key that was changed since; its key is escaped.
+pub fn past_entry<T: Tables>(tables: &T, escaped_key: &[u8], revision: i64) -> Option<Entry> {
     let (start, end) = history_span(escaped_key, revision);
     tables.last(HISTORY, &start, &end, |key, value| Past::expect(key, value).entry()).flatten()
 }
@@ -229,182 +225,6 @@ pub fn past_is<T: Tables>(tables: &T, key: &[u8], entry: &Entry, tombstone: bool
         })
     };
     tables.get(HISTORY, &key, is_same).unwrap_or(false)
-}
-
-/// How many keys of a span are alive at a revision.
-pub fn count<T: Tables>(tables: &T, view: &State, span: Span<'_>, revision: i64) -> u64 {
-    match span.end {
-        None => u64::from(entry_at(tables, view, span.key, revision).is_some()),
-        Some(end) if revision >= view.revision => tables.count(CURRENT, span.key, end),
-        Some(_) => {
-            let mut count = 0;
-            let _ = visit(tables, view, span, revision, PAGE_ROWS, &mut |_, _| {
-                count += 1;
-                ControlFlow::Continue(())
-            });
-            count
-        }
-    }
-}
-
-/// Visits the keys of a span that are alive at a revision, in order. `wanted` says how many will be looked at,
-/// roughly, so that no more are fetched.
-pub fn visit<T: Tables>(
-    tables: &T,
-    view: &State,
-    span: Span<'_>,
-    revision: i64,
-    wanted: u32,
-    visit: &mut dyn FnMut(&[u8], Entry) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    let page_rows = wanted.clamp(1, PAGE_ROWS);
-    match span.end {
-        None => match entry_at(tables, view, span.key, revision) {
-            Some(entry) => visit(span.key, entry),
-            None => ControlFlow::Continue(()),
-        },
-        Some(end) if revision >= view.revision => {
-            scan_all(tables, CURRENT, span.key, end, page_rows, &mut |key, row| {
-                visit(key, Entry::parse(row))
-            })
-        }
-        Some(end) => visit_past(tables, span.key, end, revision, page_rows, visit),
-    }
-}
-
-/// Visits the keys from `start` to `end` that were alive at an earlier revision, by merging both tables.
-fn visit_past<T: Tables>(
-    tables: &T,
-    start: &[u8],
-    end: &[u8],
-    revision: i64,
-    page_rows: u32,
-    visit: &mut dyn FnMut(&[u8], Entry) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    // An empty end would be escaped into the smallest of all keys.
-    let history_end = if end.is_empty() { Vec::new() } else { escaped(end) };
-    let mut current = Cursor::new(tables, CURRENT, start.to_vec(), end.to_vec(), page_rows);
-    let mut history = Cursor::new(tables, HISTORY, escaped(start), history_end, PAGE_ROWS);
-    let mut current_escaped = Vec::new();
-    loop {
-        let order = match (current.row(), history.row()) {
-            (None, None) => return ControlFlow::Continue(()),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((key, _)), Some((past, value))) => {
-                current_escaped.clear();
-                escape(key, &mut current_escaped);
-                current_escaped.as_slice().cmp(Past::expect(past, value).escaped_key)
-            }
-        };
-        let past = if order.is_ge() { history.take_key(revision) } else { None };
-        if order.is_le() {
-            if let Some((key, row)) = current.row() {
-                let newest = Some(Entry::parse(row)).filter(|e| e.mod_revision() <= revision);
-                if let Some(entry) = newest.or(past.map(|(_, entry)| entry)) {
-                    visit(key, entry)?;
-                }
-            }
-            current.advance();
-        } else if let Some((escaped_key, entry)) = past {
-            match unescape(&escaped_key) {
-                Some(key) => visit(&key, entry)?,
-                None => corrupt("a key of the history table is not escaped"),
-            }
-        }
-    }
-}
-
-/// A place in a table, with the rows behind it fetched in pages.
-struct Cursor<'t, T> {
-    tables: &'t T,
-    table: u32,
-    /// Where the next page starts; none behind the last.
-    next: Option<Vec<u8>>,
-    end: Vec<u8>,
-    page_rows: u32,
-    /// The page's rows, keys and values one after the other, and where each of them ends.
-    bytes: Vec<u8>,
-    bounds: Vec<(usize, usize)>,
-    /// The row in work, and where its bytes begin.
-    place: usize,
-    begin: usize,
-}
-
-impl<'t, T: Tables> Cursor<'t, T> {
-    fn new(tables: &'t T, table: u32, start: Vec<u8>, end: Vec<u8>, page_rows: u32) -> Self {
-        let mut cursor = Cursor {
-            tables,
-            table,
-            next: Some(start),
-            end,
-            page_rows,
-            bytes: Vec::new(),
-            bounds: Vec::new(),
-            place: 0,
-            begin: 0,
-        };
-        cursor.fetch();
-        cursor
-    }
-
-    fn fetch(&mut self) {
-        let Cursor { bytes, bounds, .. } = self;
-        bytes.clear();
-        bounds.clear();
-        (self.place, self.begin) = (0, 0);
-        if let Some(start) = self.next.take() {
-            let (tables, rows) = (self.tables, self.page_rows);
-            self.next = tables.scan(self.table, &start, &self.end, rows, &mut |key, value| {
-                bytes.extend_from_slice(key);
-                let middle = bytes.len();
-                bytes.extend_from_slice(value);
-                bounds.push((middle, bytes.len()));
-                ControlFlow::Continue(())
-            });
-        }
-    }
-
-    fn row(&self) -> Option<(&[u8], &[u8])> {
-        let (middle, end) = *self.bounds.get(self.place)?;
-        Some((&self.bytes[self.begin..middle], &self.bytes[middle..end]))
-    }
-
-    fn advance(&mut self) {
-        if let Some((_, end)) = self.bounds.get(self.place) {
-            self.begin = *end;
-            self.place += 1;
-        }
-        if self.place == self.bounds.len() {
-            self.fetch();
-        }
-    }
-
-    /// For a cursor in `history`: moves behind the rows of the key it stands on, and says what that key was at a
-    /// revision, if it was alive.
-    fn take_key(&mut self, revision: i64) -> Option<(Vec<u8>, Entry)> {
-        // A key with more rows than this is looked up instead, so that one busy key does not cost all its revisions.
-        const ROWS_WALKED: usize = 64;
-        let (key, value) = self.row()?;
-        let prefix = Past::expect(key, value).escaped_key.to_vec();
-        let mut entry = None;
-        for _ in 0..ROWS_WALKED {
-            match self.row().map(|(key, value)| Past::expect(key, value)) {
-                Some(past) if past.escaped_key == prefix => {
-                    if past.revision.main <= revision {
-                        entry = past.entry();
-                    }
-                    self.advance();
-                }
-                _ => return entry.map(|entry| (prefix, entry)),
-            }
-        }
-        let entry = past_entry(self.tables, &prefix, revision);
-        let behind = Revision { main: i64::MAX, sub: i64::MAX };
-        self.next = Some(history_key(prefix.clone(), behind));
-        self.fetch();
-        entry.map(|entry| (prefix, entry))
-    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod check;
 mod compaction;
 mod hash;
 mod index;
+mod listing;
 mod range;
 mod rebuild;
 mod rejection;

@@ -1,9 +1,9 @@
 //! Tables and an answer in memory, for tests.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 
-use crate::tables::{Answer, DESCRIPTIONS, Table, TableKind, Tables};
+use crate::tables::{Answer, DESCRIPTIONS, Table, TableKind, Tables, Visit};
 use crate::wire;
 
 /// All tables of a machine, in ordered maps.
@@ -64,7 +64,7 @@ impl Tables for MemoryTables {
         start: &[u8],
         end: &[u8],
         limit: u32,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Option<Vec<u8>> {
         let limit = self.page_rows.unwrap_or(limit).min(limit);
         let mut rows = self.range(table, start, end);

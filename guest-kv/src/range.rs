@@ -5,7 +5,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::index::{self, Entry};
+use crate::index::Entry;
+use crate::listing;
 use crate::rejection::Rejection;
 use crate::request::{self, Range, Span};
 use crate::revision::KEY_LENGTH;
@@ -77,7 +78,7 @@ pub fn range<T: Tables>(
 ) -> Result<Found, Rejection> {
     let revision = resolve(view, request.revision)?;
     if request.count_only {
-        let count = index::count(tables, view, request.span(), revision) as i64;
+        let count = listing::count(tables, view, request.span(), revision) as i64;
         return Ok(Found { count, ..Found::default() });
     }
     let scope = Scope { tables, view, request, revision, purpose };
@@ -110,8 +111,13 @@ impl<T: Tables> Scope<'_, '_, T> {
         let wanted = u32::try_from(limit.saturating_add(1)).unwrap_or(u32::MAX);
         let (mut taken, mut behind) = (0, None);
         let span = self.request.span();
-        let _ =
-            index::visit(self.tables, self.view, span, self.revision, wanted, &mut |key, entry| {
+        let _ = listing::visit(
+            self.tables,
+            self.view,
+            span,
+            self.revision,
+            wanted,
+            &mut |key, entry| {
                 if taken == limit {
                     behind = Some(key.to_vec());
                     return ControlFlow::Break(());
@@ -119,7 +125,8 @@ impl<T: Tables> Scope<'_, '_, T> {
                 taken += 1;
                 each(key, entry);
                 ControlFlow::Continue(())
-            });
+            },
+        );
         (taken, behind)
     }
 
@@ -130,7 +137,7 @@ impl<T: Tables> Scope<'_, '_, T> {
             (Some(_), Purpose::StreamChunk) => taken + 1,
             (Some(key), Purpose::Response) => {
                 let rest = Span { key, end: self.request.span().end };
-                taken + index::count(self.tables, self.view, rest, self.revision) as i64
+                taken + listing::count(self.tables, self.view, rest, self.revision) as i64
             }
         }
     }

@@ -8,7 +8,7 @@
 //! goes on behind the key that happens to be its last. Here each message is sorted too, but the next one goes on
 //! behind its greatest key.
 
-use crate::index;
+use crate::listing;
 use crate::range::{self, Purpose};
 use crate::rejection::Rejection;
 use crate::request::{self, RangeStreamStep, Span};
@@ -64,7 +64,7 @@ pub fn step<T: Tables>(
             found.count = sent;
             if let Some(key) = rest {
                 let span = Span { key: &key, end: chunk.span().end };
-                found.count += index::count(tables, view, span, chunk.revision) as i64;
+                found.count += listing::count(tables, view, span, chunk.revision) as i64;
             }
             found.append_to(answer);
             Ok((pinned, None))

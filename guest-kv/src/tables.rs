@@ -42,6 +42,9 @@ pub const DESCRIPTIONS: [TableDescription; 5] = [
     TableDescription { table: STATE, name: "state", kind: TableKind::Derived },
 ];
 
+/// Looks at a row's key and value, and says whether to go on.
+pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
+
 /// The rows of all tables, as one consistent state that shows a call its own writes.
 pub trait Tables {
     /// Hands the value under `key` to `read`; none if there is no such row.
@@ -57,7 +60,7 @@ pub trait Tables {
         start: &[u8],
         end: &[u8],
         limit: u32,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Option<Vec<u8>>;
 
     /// Hands the last row of the range to `read`; none if the range has no rows.
@@ -84,7 +87,7 @@ pub fn scan_all<T: Tables>(
     start: &[u8],
     end: &[u8],
     page_rows: u32,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    visit: &mut Visit<'_>,
 ) -> ControlFlow<()> {
     let mut flow = ControlFlow::Continue(());
     let mut from = start.to_vec();

@@ -8,7 +8,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::index;
+use crate::listing;
 use crate::range::{self, Buffer, Purpose};
 use crate::rejection::Rejection;
 use crate::request::{Compare, Op, Operand, Range, Txns};
@@ -147,7 +147,7 @@ impl<T: Tables> Scope<'_, '_, T> {
     fn holds(&self, compare: &Compare<'_>) -> bool {
         let (mut holds, mut found) = (true, false);
         let needs_row = matches!(compare.target, TARGET_VALUE | TARGET_LEASE);
-        let _ = index::visit(
+        let _ = listing::visit(
             self.tables,
             self.view,
             compare.span(),

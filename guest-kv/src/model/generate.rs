@@ -17,29 +17,56 @@ use super::Step;
 
 /// Keys that are prefixes of each other, with zero bytes and with the greatest byte.
 const KEYS: [&[u8]; 18] = [
-    b"a", b"aa", b"ab", b"a\0", b"a\0\0", b"a\0b", b"a\xff", b"b", b"b\0", b"ba", b"c", b"d", b"e",
-    b"\0", b"\0\0", b"\xff", b"\xff\xff", b"key",
+    b"a",
+    b"aa",
+    b"ab",
+    b"a\0",
+    b"a\0\0",
+    b"a\0b",
+    b"a\xff",
+    b"b",
+    b"b\0",
+    b"ba",
+    b"c",
+    b"d",
+    b"e",
+    b"\0",
+    b"\0\0",
+    b"\xff",
+    b"\xff\xff",
+    b"key",
 ];
 
 /// What the generator knows of the store.
 pub struct Hints {
     pub revision: i64,
     pub compacted: i64,
+    /// Keys to choose from.
+    pub keys: usize,
+    pub compactions: bool,
 }
 
 /// The next step.
 pub fn step(rng: &mut StdRng, hints: &Hints) -> Step {
     match rng.random_range(0..1000) {
-        0..330 => request(etcd(|r| r.put = Some(put(rng)))),
-        330..430 => request(etcd(|r| r.delete_range = Some(delete_range(rng)))),
-        430..640 => request(etcd(|r| r.txn = Some(txn(rng, hints, 0)))),
+        0..330 => request(etcd(|r| r.put = Some(put(rng, hints)))),
+        330..430 => request(etcd(|r| r.delete_range = Some(delete_range(rng, hints)))),
+        430..433 => request(etcd(|r| {
+            let everything = Bytes::from_static(b"\0");
+            r.delete_range = Some(DeleteRangeRequest {
+                key: everything.clone(),
+                range_end: everything,
+                prev_kv: false,
+            });
+        })),
+        433..640 => request(etcd(|r| r.txn = Some(txn(rng, hints, 0)))),
         640..860 => request(etcd(|r| r.range = Some(range(rng, hints)))),
         860..890 => request(Kind::RangeStreamStep(RangeStreamStep {
             range: Some(range(rng, hints)),
             target_bytes: rng.random_range(0..400),
             ..Default::default()
         })),
-        890..900 => request(etcd(|r| {
+        890..900 if hints.compactions => request(etcd(|r| {
             let revision = if rng.random_bool(0.7) {
                 rng.random_range(hints.compacted.max(0)..=hints.revision)
             } else {
@@ -47,7 +74,7 @@ pub fn step(rng: &mut StdRng, hints: &Hints) -> Step {
             };
             r.compaction = Some(CompactionRequest { revision, physical: false });
         })),
-        900..950 => Step::Task,
+        890..950 => Step::Task,
         950..970 => {
             let revision = if rng.random_bool(0.5) { 0 } else { revision(rng, hints) };
             request(Kind::HashKv(HashKvRequest { revision }))
@@ -75,18 +102,18 @@ fn etcd(set: impl FnOnce(&mut InternalRaftRequest)) -> Kind {
     Kind::Etcd(request)
 }
 
-fn key(rng: &mut StdRng) -> Bytes {
+fn key(rng: &mut StdRng, hints: &Hints) -> Bytes {
     if rng.random_bool(0.01) {
         return Bytes::new();
     }
-    Bytes::from_static(KEYS.choose(rng).copied().unwrap_or_default())
+    Bytes::from_static(KEYS[..hints.keys.min(KEYS.len())].choose(rng).copied().unwrap_or_default())
 }
 
-fn range_end(rng: &mut StdRng) -> Bytes {
+fn range_end(rng: &mut StdRng, hints: &Hints) -> Bytes {
     match rng.random_range(0..10) {
         0..4 => Bytes::new(),
         4..6 => Bytes::from_static(b"\0"),
-        _ => key(rng),
+        _ => key(rng, hints),
     }
 }
 
@@ -103,16 +130,18 @@ fn revision(rng: &mut StdRng, hints: &Hints) -> i64 {
         3 => rng.random(),
         4 => hints.compacted - 1,
         5..8 => hints.compacted,
-        8..10 => hints.revision,
+        8 => hints.revision,
+        // Few changes ago.
+        9..13 => hints.revision - rng.random_range(1..5),
         _ => rng.random_range(hints.compacted.max(0)..=hints.revision),
     }
 }
 
-fn put(rng: &mut StdRng) -> PutRequest {
+fn put(rng: &mut StdRng, hints: &Hints) -> PutRequest {
     let ignore_value = rng.random_bool(0.05);
     let ignore_lease = rng.random_bool(0.05);
     PutRequest {
-        key: key(rng),
+        key: key(rng, hints),
         value: if ignore_value && rng.random_bool(0.9) { Bytes::new() } else { value(rng) },
         lease: if rng.random_bool(0.01) { 7 } else { 0 },
         prev_kv: rng.random_bool(0.3),
@@ -121,10 +150,10 @@ fn put(rng: &mut StdRng) -> PutRequest {
     }
 }
 
-fn delete_range(rng: &mut StdRng) -> DeleteRangeRequest {
+fn delete_range(rng: &mut StdRng, hints: &Hints) -> DeleteRangeRequest {
     // Most of them small, or nothing would live long.
-    let range_end = if rng.random_bool(0.7) { Bytes::new() } else { range_end(rng) };
-    DeleteRangeRequest { key: key(rng), range_end, prev_kv: rng.random_bool(0.3) }
+    let range_end = if rng.random_bool(0.7) { Bytes::new() } else { range_end(rng, hints) };
+    DeleteRangeRequest { key: key(rng, hints), range_end, prev_kv: rng.random_bool(0.3) }
 }
 
 fn range(rng: &mut StdRng, hints: &Hints) -> RangeRequest {
@@ -134,8 +163,8 @@ fn range(rng: &mut StdRng, hints: &Hints) -> RangeRequest {
         if filtered && rng.random_bool(0.4) { revision(rng, hints) } else { 0 }
     };
     RangeRequest {
-        key: key(rng),
-        range_end: range_end(rng),
+        key: key(rng, hints),
+        range_end: range_end(rng, hints),
         limit: match rng.random_range(0..20) {
             0..10 => 0,
             10 => -1,
@@ -170,8 +199,8 @@ fn compare(rng: &mut StdRng, hints: &Hints) -> Compare {
     Compare {
         result: if rng.random_bool(0.98) { rng.random_range(0..4) } else { 9 },
         target: if rng.random_bool(0.98) { target } else { 9 },
-        key: key(rng),
-        range_end: if rng.random_bool(0.7) { Bytes::new() } else { range_end(rng) },
+        key: key(rng, hints),
+        range_end: if rng.random_bool(0.7) { Bytes::new() } else { range_end(rng, hints) },
         target_union: match operand {
             0 => Some(TargetUnion::Version(number)),
             1 => Some(TargetUnion::CreateRevision(number)),
@@ -198,8 +227,8 @@ fn txn(rng: &mut StdRng, hints: &Hints, depth: u32) -> TxnRequest {
 fn op(rng: &mut StdRng, hints: &Hints, depth: u32, read_only: bool) -> RequestOp {
     let op = match rng.random_range(0..100) {
         _ if read_only => Op::RequestRange(range(rng, hints)),
-        0..40 => Op::RequestPut(put(rng)),
-        40..60 => Op::RequestDeleteRange(delete_range(rng)),
+        0..40 => Op::RequestPut(put(rng, hints)),
+        40..60 => Op::RequestDeleteRange(delete_range(rng, hints)),
         60..80 if depth < 4 => Op::RequestTxn(txn(rng, hints, depth + 1)),
         99 => return RequestOp { request: None },
         _ => Op::RequestRange(range(rng, hints)),

@@ -2,7 +2,7 @@
 //!
 //! Nothing here shares code with the machine, and nothing is clever.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
@@ -16,21 +16,15 @@ use proto::etcdserverpb::{
 };
 use proto::mvccpb::KeyValue;
 
-/// A refusal: gRPC code and text.
-pub type Refusal = (u32, &'static str);
+use super::checks::{
+    Refusal, check_delete_range, check_overlaps, check_put, check_range, check_range_stream,
+    check_txn,
+};
 
-const EMPTY_KEY: Refusal = (3, "etcdserver: key is not provided");
 const KEY_NOT_FOUND: Refusal = (3, "etcdserver: key not found");
-const VALUE_PROVIDED: Refusal = (3, "etcdserver: value is provided");
-const LEASE_PROVIDED: Refusal = (3, "etcdserver: lease is provided");
-const TOO_MANY_OPS: Refusal = (3, "etcdserver: too many operations in txn request");
-const DUPLICATE_KEY: Refusal = (3, "etcdserver: duplicate key given in txn request");
-const INVALID_SORT: Refusal = (3, "etcdserver: invalid sort option");
 const LEASE_NOT_FOUND: Refusal = (5, "etcdserver: requested lease not found");
 const COMPACTED: Refusal = (11, "etcdserver: mvcc: required revision has been compacted");
 const FUTURE: Refusal = (11, "etcdserver: mvcc: required revision is a future revision");
-const STREAM_SORT: Refusal = (12, "RangeStream does not support custom sort orders");
-const STREAM_FILTERS: Refusal = (12, "RangeStream does not support revision filters");
 
 /// One change of one key.
 #[derive(Debug, Clone)]
@@ -387,7 +381,8 @@ impl Store {
         for change in self.changes.iter().filter(|c| c.main <= revision) {
             let kept = change.kv.is_some() && keep.get(&change.key) == Some(&change.main);
             let dropped = change.main <= self.compacted && !keep.is_empty() && !kept;
-            if !dropped && !(change.main == self.compacted && change.kv.is_none()) {
+            let skipped = change.main == self.compacted && change.kv.is_none();
+            if !dropped && !skipped {
                 bytes.extend(change.row_key());
                 bytes.extend(change.row());
             }
@@ -428,7 +423,8 @@ fn satisfied(c: &Compare, kv: &KeyValue) -> bool {
             kv.version,
         ),
         Ok(CompareTarget::Create) => number(
-            union.and_then(|u| if let TargetUnion::CreateRevision(v) = u { Some(*v) } else { None }),
+            union
+                .and_then(|u| if let TargetUnion::CreateRevision(v) = u { Some(*v) } else { None }),
             kv.create_revision,
         ),
         Ok(CompareTarget::Mod) => number(
@@ -452,108 +448,6 @@ fn satisfied(c: &Compare, kv: &KeyValue) -> bool {
         Ok(CompareResult::Less) => order.is_lt(),
         Err(_) => true,
     }
-}
-
-pub fn check_range(r: &RangeRequest) -> Result<(), Refusal> {
-    if r.key.is_empty() {
-        return Err(EMPTY_KEY);
-    }
-    if SortOrder::try_from(r.sort_order).is_err() || SortTarget::try_from(r.sort_target).is_err() {
-        return Err(INVALID_SORT);
-    }
-    Ok(())
-}
-
-pub fn check_range_stream(r: &RangeRequest) -> Result<(), Refusal> {
-    check_range(r)?;
-    let key_ascending =
-        r.sort_target == SortTarget::Key as i32 && r.sort_order == SortOrder::Ascend as i32;
-    if r.sort_order != SortOrder::None as i32 && !key_ascending {
-        return Err(STREAM_SORT);
-    }
-    let filters =
-        [r.min_mod_revision, r.max_mod_revision, r.min_create_revision, r.max_create_revision];
-    if filters != [0; 4] {
-        return Err(STREAM_FILTERS);
-    }
-    Ok(())
-}
-
-pub fn check_put(p: &PutRequest) -> Result<(), Refusal> {
-    if p.key.is_empty() {
-        return Err(EMPTY_KEY);
-    }
-    if p.ignore_value && !p.value.is_empty() {
-        return Err(VALUE_PROVIDED);
-    }
-    if p.ignore_lease && p.lease != 0 {
-        return Err(LEASE_PROVIDED);
-    }
-    Ok(())
-}
-
-pub fn check_delete_range(d: &DeleteRangeRequest) -> Result<(), Refusal> {
-    if d.key.is_empty() { Err(EMPTY_KEY) } else { Ok(()) }
-}
-
-pub fn check_txn(t: &TxnRequest, operations: i64) -> Result<(), Refusal> {
-    let longest = t.compare.len().max(t.success.len()).max(t.failure.len()) as i64;
-    if longest > operations {
-        return Err(TOO_MANY_OPS);
-    }
-    if t.compare.iter().any(|c| c.key.is_empty()) {
-        return Err(EMPTY_KEY);
-    }
-    for op in t.success.iter().chain(&t.failure) {
-        match op.request.as_ref() {
-            Some(Op::RequestRange(r)) => check_range(r)?,
-            Some(Op::RequestPut(p)) => check_put(p)?,
-            Some(Op::RequestDeleteRange(d)) => check_delete_range(d)?,
-            Some(Op::RequestTxn(t)) => check_txn(t, operations - longest)?,
-            None => return Err(KEY_NOT_FOUND),
-        }
-    }
-    Ok(())
-}
-
-type Deletes = Vec<(Bytes, Bytes)>;
-
-/// What a list of operations puts, and what it deletes.
-pub fn check_overlaps(ops: &[RequestOp]) -> Result<(BTreeSet<Bytes>, Deletes), Refusal> {
-    // Unlike anywhere else, an end of one zero byte is no more than that.
-    let deleted = |deletes: &Deletes, key: &Bytes| {
-        deletes.iter().any(|(from, end)| {
-            if end.is_empty() { key == from } else { key >= from && key < end }
-        })
-    };
-    let mut deletes = Deletes::new();
-    let mut puts = BTreeSet::new();
-    for op in ops {
-        if let Some(Op::RequestDeleteRange(d)) = &op.request {
-            deletes.push((d.key.clone(), d.range_end.clone()));
-        }
-    }
-    for op in ops {
-        if let Some(Op::RequestTxn(t)) = &op.request {
-            let (then_puts, then_deletes) = check_overlaps(&t.success)?;
-            let (else_puts, else_deletes) = check_overlaps(&t.failure)?;
-            for key in then_puts.union(&else_puts) {
-                if deleted(&deletes, key) || !puts.insert(key.clone()) {
-                    return Err(DUPLICATE_KEY);
-                }
-            }
-            deletes.extend(then_deletes);
-            deletes.extend(else_deletes);
-        }
-    }
-    for op in ops {
-        if let Some(Op::RequestPut(p)) = &op.request {
-            if deleted(&deletes, &p.key) || !puts.insert(p.key.clone()) {
-                return Err(DUPLICATE_KEY);
-            }
-        }
-    }
-    Ok((puts, deletes))
 }
 
 /// CRC-32C, bit by bit.

@@ -25,10 +25,10 @@ mod read_index;
 mod shard;
 mod snapshot_stream;
 mod state_machine;
-mod types;
-mod upkeep;
 #[cfg(test)]
 mod tests;
+mod types;
+mod upkeep;
 mod waiters;
 
 pub use apply::rebuild;

@@ -91,6 +91,8 @@ pub struct Node {
     own_id: u64,
     pub progress: Arc<Progress>,
     shards: Arc<Shards>,
+    /// For what this member asks of itself; its runtime is raft's.
+    own_shard: Arc<Shard>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     election_timeout: Duration,
 }
@@ -118,8 +120,8 @@ impl Node {
             proposals: proposal_sender.clone(),
             read_rounds: round_sender,
         };
-        // One more than there are client runtimes, for what this member asks of itself.
-        let shards = Arc::new(Shards::new(options.shards + 1, &links));
+        let shards = Arc::new(Shards::new(options.shards, &links));
+        let own_shard = shards.own();
 
         let recovered = recover(&log, &log_state)?;
         let disk = log.reader();
@@ -158,6 +160,7 @@ impl Node {
             own_id: options.own.member_id,
             progress: progress.clone(),
             shards: shards.clone(),
+            own_shard: own_shard.clone(),
             threads: Mutex::new(vec![log_handle, apply_handle]),
             election_timeout,
         });
@@ -187,11 +190,9 @@ impl Node {
         let read_index =
             ReadIndex { raft, peers: peers.clone(), progress: progress.clone(), request_timeout };
         tokio::spawn(read_index.run(rounds));
-        if let Some(shard) = shards.get(options.shards) {
-            let own_shard = shard.clone();
-            tokio::spawn(async move { own_shard.run().await });
-            tokio::spawn(Upkeep { reader, views, progress: progress.clone(), shard }.run());
-        }
+        let shard = own_shard.clone();
+        tokio::spawn(async move { own_shard.run().await });
+        tokio::spawn(Upkeep { reader, views, progress: progress.clone(), shard }.run());
         tokio::spawn(publish(own_record(&options), peers, progress, membership));
         Ok(node)
     }
@@ -201,9 +202,19 @@ impl Node {
         self.shards.get(number)
     }
 
+    /// Waits until this member can serve: it knows a leader, and is as far as the cluster was then.
+    pub async fn ready(&self) {
+        while self.own_shard.read_index().await.is_err() {}
+    }
+
     /// The leader, unless this member has lost touch with it.
     pub fn leader_id(&self) -> Option<u64> {
         self.progress.leader_id_within(self.election_timeout * 3)
+    }
+
+    /// Whether this member follows without a vote.
+    pub fn is_learner(&self) -> bool {
+        self.progress.is_learner()
     }
 
     pub fn members(&self) -> Vec<MemberRecord> {
@@ -288,6 +299,7 @@ impl Node {
             let current = {
                 let current = changes.borrow_and_update();
                 self.progress.set_membership(current.membership_config.clone());
+                self.progress.set_learner(current.state == ServerState::Learner);
                 let leads = current.state == ServerState::Leader
                     && current.current_leader == Some(self.own_id);
                 (current.vote.leader_id.term, current.current_leader, leads)

@@ -20,6 +20,7 @@ pub struct Progress {
     /// 0: none is known.
     leader_id: AtomicU64,
     is_leader: AtomicBool,
+    is_learner: AtomicBool,
     /// When a leader was last heard of, or, on the leader, a quorum; in milliseconds since the start.
     leader_seen_ms: AtomicU64,
     membership: ArcSwap<StoredMembership>,
@@ -35,6 +36,7 @@ impl Progress {
             term: AtomicU64::new(0),
             leader_id: AtomicU64::new(0),
             is_leader: AtomicBool::new(false),
+            is_learner: AtomicBool::new(false),
             leader_seen_ms: AtomicU64::new(0),
             membership: ArcSwap::from_pointee(StoredMembership::default()),
             applied_index: watch::Sender::new(applied_index),
@@ -56,6 +58,10 @@ impl Progress {
 
     pub fn is_leader(&self) -> bool {
         self.is_leader.load(Ordering::Acquire)
+    }
+
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Acquire)
     }
 
     /// The leader as far as this member knows; it may have lost its leadership meanwhile.
@@ -111,6 +117,10 @@ impl Progress {
         self.term.store(term, Ordering::Release);
         self.leader_id.store(leader_id.unwrap_or(0), Ordering::Release);
         self.is_leader.store(is_leader, Ordering::Release);
+    }
+
+    pub(super) fn set_learner(&self, is_learner: bool) {
+        self.is_learner.store(is_learner, Ordering::Release);
     }
 
     pub(super) fn set_membership(&self, membership: Arc<StoredMembership>) {

@@ -174,8 +174,9 @@ pub struct Shards {
 }
 
 impl Shards {
+    /// One for each of `count` client runtimes, and one for the member itself.
     pub fn new(count: usize, links: &ShardLinks) -> Self {
-        let shards = (0..count as u64).map(|number| Arc::new(Shard::new(number, links.clone())));
+        let shards = (0..=count as u64).map(|number| Arc::new(Shard::new(number, links.clone())));
         Self {
             member_id: links.member_id,
             incarnation: links.incarnation,
@@ -183,8 +184,15 @@ impl Shards {
         }
     }
 
+    /// The shard of a client runtime.
     pub fn get(&self, number: usize) -> Option<Arc<Shard>> {
-        self.shards.get(number).cloned()
+        let of_clients = self.shards.split_last().map_or(&[][..], |(_, rest)| rest);
+        of_clients.get(number).cloned()
+    }
+
+    /// The shard of the member itself.
+    pub fn own(&self) -> Arc<Shard> {
+        self.shards[self.shards.len() - 1].clone()
     }
 
     /// Hands results to their waiters, one hand-off a shard. Those of other members, and of this member before its

@@ -1,9 +1,10 @@
 //! Members in one process, over real sockets and real files: what the end-to-end tests cannot arrange.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,12 +15,14 @@ use proto::instar::kv;
 use super::network::OwnIdentity;
 use super::node::{Node, NodeOptions};
 use crate::runtime::{BUILT_IN, Machine, Runtime};
-use crate::storage::{Backends, DataDir, Log, State, Views, files};
+use crate::storage::{Backends, DataDir, Identity, Log, State, Views, files};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn machine() -> Machine {
-    Runtime::new(None).and_then(|runtime| runtime.load(BUILT_IN)).expect("the built-in machine loads")
+    Runtime::new(None)
+        .and_then(|runtime| runtime.load(BUILT_IN))
+        .expect("the built-in machine loads")
 }
 
 fn request(etcd: InternalRaftRequest) -> Bytes {
@@ -56,14 +59,21 @@ struct TestCluster {
 }
 
 impl TestCluster {
-    fn new(count: u64) -> Self {
-        let reserved: Vec<TcpListener> = (0..count)
-            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free"))
-            .collect();
+    fn new(count: usize) -> Self {
+        Self::with_backends(&vec![files(); count])
+    }
+
+    /// As many members as there are ways to the disk.
+    fn with_backends(backends: &[Backends]) -> Self {
+        let count = backends.len() as u64;
+        let reserved: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
         let addresses: Vec<String> =
             reserved.iter().map(|it| it.local_addr().unwrap().to_string()).collect();
         let initial: BTreeMap<u64, (String, Vec<String>)> = (1..=count)
-            .map(|id| (id, (format!("m{id}"), vec![format!("http://{}", addresses[id as usize - 1])])))
+            .map(|id| {
+                (id, (format!("m{id}"), vec![format!("http://{}", addresses[id as usize - 1])]))
+            })
             .collect();
         let members = (1..=count).map(|id| {
             let directory = tempfile::tempdir().expect("a directory");
@@ -90,8 +100,8 @@ impl TestCluster {
         });
         let mut cluster = Self { machine: machine(), members: members.collect() };
         drop(reserved);
-        for number in 0..count as usize {
-            cluster.start(number, &files());
+        for (number, backends) in backends.iter().enumerate() {
+            cluster.start(number, backends);
         }
         cluster
     }
@@ -101,8 +111,12 @@ impl TestCluster {
         let options = (member.options)();
         let path = member.directory.path();
         let own = options.own.clone();
-        let data = DataDir::open(path, own.cluster_id, own.member_id, own.data_incarnation)
-            .expect("the data directory is ours");
+        let identity = Identity {
+            cluster_id: own.cluster_id,
+            member_id: own.member_id,
+            incarnation: own.data_incarnation,
+        };
+        let data = DataDir::open(path, identity, false).expect("the data directory is ours");
         let running = run(&self.machine, data, options, &member.peer_address, backends);
         member.running = Some(running);
     }
@@ -148,8 +162,10 @@ impl TestCluster {
         let shard = running.node.shard(0).expect("there is a shard");
         running.runtime.block_on(shard.read_index()).expect("a quorum answers");
         let range = RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() };
-        let query = request(InternalRaftRequest { range: Some(range), ..InternalRaftRequest::default() });
-        let answer = self.machine.reader().query(&running.views.latest(), &query).expect("it answers");
+        let query =
+            request(InternalRaftRequest { range: Some(range), ..InternalRaftRequest::default() });
+        let answer =
+            self.machine.reader().query(&running.views.latest(), &query).expect("it answers");
         let response = proto::etcdserverpb::RangeResponse::decode(answer.body).expect("a response");
         response.kvs.into_iter().next().map(|kv| kv.value)
     }
@@ -195,7 +211,13 @@ fn run(
     let views = state.views();
     let listener = bind(peer_address);
     let node = runtime
-        .block_on(Node::start(options, log, (state, views.clone()), machine.clone(), vec![listener]))
+        .block_on(Node::start(
+            options,
+            log,
+            (state, views.clone()),
+            machine.clone(),
+            vec![listener],
+        ))
         .expect("the member starts");
     let shard = node.shard(0).expect("there is a shard");
     runtime.spawn(async move { shard.run().await });
@@ -247,7 +269,10 @@ fn members_learn_each_others_names_and_client_urls() {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let members = cluster.node(0).members();
-        if members.iter().all(|member| member.client_urls == [format!("http://client-{}", member.id)]) {
+        if members
+            .iter()
+            .all(|member| member.client_urls == [format!("http://client-{}", member.id)])
+        {
             assert!(members.iter().all(|member| member.name == format!("m{}", member.id)));
             return;
         }
@@ -285,5 +310,109 @@ fn another_leader_takes_over_without_losing_anything() {
         cluster.propose(other, put("other", &round.to_string()));
         cluster.start(leader, &files());
         cluster.expect_equal_states();
+    }
+}
+
+/// A file whose syncs can be made to hang: what was written meanwhile is lost with the process.
+#[derive(Debug)]
+struct StallingFile {
+    path: std::path::PathBuf,
+    image: Mutex<Vec<u8>>,
+    stall: Arc<Stall>,
+}
+
+#[derive(Debug, Default)]
+struct Stall {
+    state: Mutex<StallState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum StallState {
+    #[default]
+    Working,
+    Hanging,
+    /// The power is gone.
+    Dead,
+}
+
+impl Stall {
+    fn set(&self, state: StallState) {
+        *self.state.lock().unwrap() = state;
+        self.changed.notify_all();
+    }
+
+    fn backends(stall: &Arc<Stall>) -> Backends {
+        let stall = stall.clone();
+        Arc::new(move |path| {
+            let image = match std::fs::read(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                other => other?,
+            };
+            let path = path.to_owned();
+            Ok(Box::new(StallingFile { path, image: Mutex::new(image), stall: stall.clone() }))
+        })
+    }
+}
+
+impl redb::StorageBackend for StallingFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.image.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = offset as usize;
+        out.copy_from_slice(&self.image.lock().unwrap()[start..start + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.image.lock().unwrap().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let state = self.stall.state.lock().unwrap();
+        let state =
+            self.stall.changed.wait_while(state, |state| *state == StallState::Hanging).unwrap();
+        match *state {
+            StallState::Dead => Err(io::Error::other("the power is gone")),
+            _ => std::fs::write(&self.path, &*self.image.lock().unwrap()),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let start = offset as usize;
+        self.image.lock().unwrap()[start..start + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+/// openraft replicates and commits before the leader's own fsync, and by default a leader that restarts resumes its
+/// term. A leader that died with a tail that two followers had and its own disk had not then gave the same log id to
+/// another entry: the followers acknowledged without replacing theirs, and the states parted for good. With
+/// `enable_leader_restore: Some(false)` a restarted leader has to be elected, and only one with the tail can be.
+#[test]
+fn a_restarted_leader_does_not_reuse_log_ids() {
+    let stalls: Vec<Arc<Stall>> = (0..3).map(|_| Arc::new(Stall::default())).collect();
+    let backends: Vec<Backends> = stalls.iter().map(Stall::backends).collect();
+    let mut cluster = TestCluster::with_backends(&backends);
+    let leader = cluster.leader();
+    cluster.propose(leader, put("a", "on every disk"));
+    cluster.expect_equal_states();
+
+    stalls[leader].set(StallState::Hanging);
+    cluster.propose(leader, put("b", "not on the leader's disk"));
+    stalls[leader].set(StallState::Dead);
+    cluster.crash(leader);
+    stalls[leader].set(StallState::Working);
+    cluster.start(leader, &backends[leader]);
+
+    let next = cluster.leader();
+    cluster.propose(next, put("c", "after the restart"));
+    cluster.expect_equal_states();
+    for member in 0..3 {
+        assert_eq!(cluster.get(member, "b").unwrap(), "not on the leader's disk");
+        assert_eq!(cluster.get(member, "c").unwrap(), "after the restart");
     }
 }

@@ -247,7 +247,7 @@ impl guest_kv::tables::Tables for Rows<'_> {
         start: &[u8],
         end: &[u8],
         limit: u32,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut guest_kv::tables::Visit<'_>,
     ) -> Option<Vec<u8>> {
         let (mut rows, mut next) = (0, None);
         let scanned = self.tables().scan(table, start, end, false, &mut |key, value| {

@@ -78,17 +78,16 @@ const SNAPSHOTS: &str = "snapshot";
 const MACHINES: &str = "machine";
 
 impl DataDir {
-    /// Takes a data directory, making it if it is new. `fresh_incarnation` is used only then.
-    pub fn open(
-        path: &Path,
-        cluster_id: u64,
-        member_id: u64,
-        fresh_incarnation: [u8; 16],
-    ) -> Result<Self, DataDirError> {
+    /// Takes a data directory, making it if it is new: then `fresh` becomes its identity. Otherwise its cluster and
+    /// member must be those of `fresh`, unless `may_differ`: a member that has data can be started without being told
+    /// again whose it is.
+    pub fn open(path: &Path, fresh: Identity, may_differ: bool) -> Result<Self, DataDirError> {
         let member = path.join("member");
         let found = look(&member)?;
-        if let Some(identity) = &found {
-            compare(path, identity, cluster_id, member_id)?;
+        if let Some(identity) = &found
+            && !may_differ
+        {
+            compare(path, identity, &fresh)?;
         }
         let failed = |error| DataDirError::Io { path: path.to_owned(), error };
         if found.is_none() {
@@ -99,15 +98,18 @@ impl DataDir {
         let identity = match found {
             Some(identity) => identity,
             None => {
-                let incarnation = fresh_incarnation;
-                let identity = Identity { cluster_id, member_id, incarnation };
-                write_identity(&member, &identity).map_err(failed)?;
-                identity
+                write_identity(&member, &fresh).map_err(failed)?;
+                fresh
             }
         };
         let directory = Self { member, identity, is_new: found.is_none(), _lock: lock };
         directory.prepare_subdirectories().map_err(failed)?;
         Ok(directory)
+    }
+
+    /// Whether there is a data directory with an identity already.
+    pub fn exists(path: &Path) -> bool {
+        path.join("member").join(IDENTITY).exists()
     }
 
     pub fn identity(&self) -> &Identity {
@@ -178,20 +180,15 @@ fn only_ours(member: &Path, entries: fs::ReadDir) -> Result<(), DataDirError> {
     Ok(())
 }
 
-fn compare(
-    path: &Path,
-    identity: &Identity,
-    cluster_id: u64,
-    member_id: u64,
-) -> Result<(), DataDirError> {
+fn compare(path: &Path, identity: &Identity, fresh: &Identity) -> Result<(), DataDirError> {
     let path = path.to_owned();
-    if identity.cluster_id != cluster_id {
-        let found = identity.cluster_id;
-        return Err(DataDirError::OtherCluster { path, found, expected: cluster_id });
+    if identity.cluster_id != fresh.cluster_id {
+        let (found, expected) = (identity.cluster_id, fresh.cluster_id);
+        return Err(DataDirError::OtherCluster { path, found, expected });
     }
-    if identity.member_id != member_id {
-        let found = identity.member_id;
-        return Err(DataDirError::OtherMember { path, found, expected: member_id });
+    if identity.member_id != fresh.member_id {
+        let (found, expected) = (identity.member_id, fresh.member_id);
+        return Err(DataDirError::OtherMember { path, found, expected });
     }
     Ok(())
 }

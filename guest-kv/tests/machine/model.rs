@@ -2,9 +2,7 @@
 
 use guest_kv::model::{self, NativeSubject};
 
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
+use crate::number;
 
 fn campaign(seed_offset: u64, operations_share: u64, page_rows: u32) {
     let seed = number("INSTAR_SEED", 20_261_123).wrapping_add(seed_offset);
