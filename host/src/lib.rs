@@ -9,5 +9,5 @@
 pub mod api;
 pub mod config;
 pub mod limits;
-
+pub mod logging;
 pub mod runtime;
