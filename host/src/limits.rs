@@ -47,7 +47,7 @@ pub const READER_CALLS: u32 = 10_000;
 /// Lines that one call of a machine may log; further ones are dropped.
 pub const LOG_LINES_PER_CALL: u32 = 16;
 /// A logged line, in bytes; the rest is cut off.
-pub const LOG_LINE_BYTES: usize = 1 << 10;
+pub const MACHINE_LOG_LINE_BYTES: usize = 1 << 10;
 
 // --- raft ---------------------------------------------------------------------------------------------------------
 
@@ -164,3 +164,12 @@ pub const UNREAD_ANSWERS_BYTES: usize = 4 << 20;
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// The largest message that gRPC's prefix and its clients can take, in bytes.
 pub const ANSWER_MESSAGE_BYTES: usize = i32::MAX as usize;
+
+// --- logging ------------------------------------------------------------------------------------------------------
+
+/// Lines that wait for their output; further ones are dropped and counted.
+pub const WAITING_LOG_LINES: usize = 8_192;
+/// One line, in bytes; what exceeds it is cut from its fields.
+pub const LOG_LINE_BYTES: usize = 16 << 10;
+/// How long the process waits, as it ends, for its last lines to be written.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);

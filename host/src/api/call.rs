@@ -22,7 +22,7 @@ use super::status::{Code, Status};
 use super::wire::{FRAME_PREFIX_BYTES, Frame};
 use crate::limits;
 
-pub(super) const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_MESSAGE: &str = "grpc-message";
 
@@ -110,18 +110,15 @@ pub(super) async fn receive<'a>(
 
 /// The beginning of a message with at least its prefix, and how many bytes that is.
 async fn first_chunk(body: &mut RecvStream) -> Result<(Bytes, usize), Status> {
-    let end = |bytes: usize| match bytes {
-        0 => Status::new(Code::Unknown, "EOF"),
-        _ => unexpected_end(),
-    };
-    let first = next_chunk(body).await?.ok_or_else(|| end(0))?;
+    let end = || Status::new(Code::Unknown, "EOF");
+    let first = next_chunk(body).await?.ok_or_else(end)?;
     if first.len() >= FRAME_PREFIX_BYTES {
         let bytes = first.len();
         return Ok((first, bytes));
     }
     let mut joined = BytesMut::from(first.as_ref());
     while joined.len() < FRAME_PREFIX_BYTES {
-        let chunk = next_chunk(body).await?.ok_or_else(|| end(joined.len()))?;
+        let chunk = next_chunk(body).await?.ok_or_else(end)?;
         joined.extend_from_slice(&chunk);
     }
     let bytes = joined.len();
@@ -198,6 +195,8 @@ impl From<h2::Error> for Gone {
 
 /// The sending half of a call.
 pub(super) struct Responder<'a> {
+    /// The client's own, subtype included.
+    content_type: HeaderValue,
     response: SendResponse<Bytes>,
     /// There once the headers are sent.
     stream: Option<SendStream<Bytes>>,
@@ -206,7 +205,13 @@ pub(super) struct Responder<'a> {
 
 impl<'a> Responder<'a> {
     pub(super) fn new(response: SendResponse<Bytes>, unread: &'a Unread) -> Responder<'a> {
-        Responder { response, stream: None, unread }
+        Responder { content_type: GRPC, response, stream: None, unread }
+    }
+
+    /// Answers with the client's subtype of `application/grpc`.
+    pub(super) fn set_subtype(&mut self, subtype: &[u8]) {
+        let content_type = [GRPC.as_bytes(), b"+", subtype].concat();
+        self.content_type = HeaderValue::from_bytes(&content_type).unwrap_or(GRPC);
     }
 
     pub(super) fn unread(&self) -> &'a Unread {
@@ -227,7 +232,8 @@ impl<'a> Responder<'a> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
-                let response = response_with(StatusCode::OK, HeaderMap::with_capacity(1));
+                let headers = HeaderMap::with_capacity(1);
+                let response = response_with(StatusCode::OK, &self.content_type, headers);
                 self.stream.insert(self.response.send_response(response, false)?)
             }
         };
@@ -256,7 +262,7 @@ impl<'a> Responder<'a> {
         let _ = match self.stream {
             Some(mut stream) => stream.send_trailers(trailers),
             None => {
-                let response = response_with(StatusCode::OK, trailers);
+                let response = response_with(StatusCode::OK, &self.content_type, trailers);
                 self.response.send_response(response, true).map(|_| ())
             }
         };
@@ -264,7 +270,7 @@ impl<'a> Responder<'a> {
 
     /// Refuses a request that is no gRPC, or not right as such: with an HTTP status, before it is looked at further.
     pub(super) fn refuse(mut self, code: StatusCode, status: &Status) {
-        let response = response_with(code, status_headers(status));
+        let response = response_with(code, &self.content_type, status_headers(status));
         let _ = self.response.send_response(response, true);
     }
 
@@ -277,8 +283,12 @@ impl<'a> Responder<'a> {
     }
 }
 
-fn response_with(status: StatusCode, mut headers: HeaderMap) -> Response<()> {
-    headers.insert(CONTENT_TYPE, CONTENT_TYPE_GRPC);
+fn response_with(
+    status: StatusCode,
+    content_type: &HeaderValue,
+    mut headers: HeaderMap,
+) -> Response<()> {
+    headers.insert(CONTENT_TYPE, content_type.clone());
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;

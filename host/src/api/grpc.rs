@@ -116,6 +116,13 @@ pub(super) async fn serve<C: Coordinator>(
 ) {
     let (head, body) = request.into_parts();
     let mut responder = Responder::new(response, &unread);
+    let content_type = head.headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let Some(subtype) = content_subtype(content_type) else {
+        return responder.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &no_grpc(content_type));
+    };
+    if !subtype.is_empty() {
+        responder.set_subtype(subtype);
+    }
     let deadline = match check_head(&head) {
         Ok(deadline) => deadline,
         Err((code, status)) => return responder.refuse(code, &status),
@@ -136,19 +143,24 @@ pub(super) async fn serve<C: Coordinator>(
     }
 }
 
-/// What HTTP/2 and gRPC ask of the headers, in the order in which grpc-go looks at them. Gives the client's deadline.
-fn check_head(head: &request::Parts) -> Result<Option<Duration>, (StatusCode, Status)> {
-    let content_type = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
-    let is_grpc = match content_type.unwrap_or_default().strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
-        None => false,
-    };
-    if !is_grpc {
-        let content_type = String::from_utf8_lossy(content_type.unwrap_or_default());
-        let message = format!("invalid gRPC request content-type {content_type:?}");
-        let status = Status::new(Code::InvalidArgument, message);
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, status));
+/// What stands behind `application/grpc` in a content type. None if it is no gRPC.
+fn content_subtype(content_type: &[u8]) -> Option<&[u8]> {
+    let rest = content_type.strip_prefix(b"application/grpc")?;
+    match rest.split_first() {
+        None => Some(rest),
+        Some((b'+' | b';', subtype)) => Some(subtype),
+        Some(_) => None,
     }
+}
+
+fn no_grpc(content_type: &[u8]) -> Status {
+    let content_type = String::from_utf8_lossy(content_type);
+    let message = format!("invalid gRPC request content-type {content_type:?}");
+    Status::new(Code::InvalidArgument, message)
+}
+
+/// What gRPC asks of the headers, in the order in which grpc-go looks at them. Gives the client's deadline.
+fn check_head(head: &request::Parts) -> Result<Option<Duration>, (StatusCode, Status)> {
     let deadline = match head.headers.get("grpc-timeout").map(call::parse_timeout) {
         None => None,
         Some(Ok(deadline)) => Some(deadline),

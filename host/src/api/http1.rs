@@ -43,6 +43,10 @@ pub(super) async fn serve<C: Coordinator>(
 }
 
 async fn route<C: Coordinator>(service: &Service<C>, request: &Request<Incoming>) -> Answer {
+    if request.method() == Method::OPTIONS {
+        // A browser that asks whether it may ask.
+        return Answer::default();
+    }
     let path = request.uri().path();
     let checks = Check::under(path);
     if checks.is_empty() && path != "/health" && path != "/version" {
