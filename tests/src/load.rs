@@ -1,0 +1,1 @@
+//! Concurrent clients that record what they did.
