@@ -16,6 +16,8 @@ const REQUESTS_PER_PAIR: u64 = 6_000;
 /// How long a reproduction is shrunk.
 const SHRINK_WITHIN: Duration = Duration::from_secs(90);
 
+const PLANTED_SHRINK_WITHIN: Duration = Duration::from_secs(15);
+
 /// A random stream of requests is answered alike by both, and leaves both with equal keys.
 pub async fn same_answers(scene: Scene) -> Result<Verdict> {
     if let Err(reason) = etcd_programs() {
@@ -85,7 +87,7 @@ pub async fn a_planted_difference_is_found(scene: Scene) -> Result<Verdict> {
     let Some(difference) = pair.first_difference(&calls).await? else {
         bail!("3,000 requests and nobody noticed")
     };
-    let shrunk = shrink(&pair, &calls[..=difference.at], Duration::from_secs(30)).await?;
+    let shrunk = shrink(&pair, &calls[..=difference.at], PLANTED_SHRINK_WITHIN).await?;
     let Some(shrunk) = shrunk else { bail!("fresh servers do not show it again") };
     scene.note(format!("found at request {}, shrunk to {}", difference.at, shrunk.calls.len()));
     // Three keys (or one transaction with them) and the range.
