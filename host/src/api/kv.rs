@@ -68,7 +68,7 @@ async fn read<C: Coordinator>(
     if admission.route == Route::Read {
         service.coordinator.read_index().await?;
     }
-    turn.to_answer(admission.heavy).await;
+    turn.may_answer(admission.heavy).await;
     service.coordinator.query(request, admission.heavy).await
 }
 

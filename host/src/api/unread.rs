@@ -66,7 +66,7 @@ impl Turn<'_> {
     }
 
     /// Waits until an answer may be made, which it has to be at once.
-    pub(super) async fn to_answer(&mut self, is_heavy: bool) {
+    pub(super) async fn may_answer(&mut self, is_heavy: bool) {
         if is_heavy && self.heavy.is_none() {
             // It fails only for a semaphore that is closed, and this one never is.
             self.heavy = self.unread.heavy.acquire().await.ok();
