@@ -14,9 +14,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method as HttpMethod, Request, StatusCode, request};
 use tokio::sync::{Semaphore, watch};
 
-use super::call::{self, Gone, Responder, Unread};
+use super::call::{self, Gone, Responder};
 use super::coordinator::{Coordinator, Standing};
 use super::status::{Code, Status};
+use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
 use super::{Settings, kv, services};
 use crate::limits;
@@ -196,20 +197,24 @@ async fn run<C: Coordinator>(
     }
     let unread = responder.unread();
     let receive = async {
-        unread.is_bearable().await;
-        call::receive(&mut body, service.most_message_bytes(), &service.large_messages).await
+        let turn = unread.turn().await;
+        let most_bytes = service.most_message_bytes();
+        let message = call::receive(&mut body, most_bytes, &service.large_messages).await?;
+        Ok((turn, message))
     };
-    let message = match unless_gone(responder, receive).await? {
-        Ok(message) => message,
+    // The turn ends with the call.
+    let (mut turn, message) = match unless_gone(responder, receive).await? {
+        Ok(received) => received,
         Err(status) => return Ok(Err(status)),
     };
+    let (headers, message) = (&head.headers, &message.bytes);
     match method {
         Method::RangeStream => {
-            kv::range_stream(service, &head.headers, &message.bytes, responder).await
+            kv::range_stream(service, headers, message, &mut turn, responder).await
         }
-        Method::HealthWatch => services::health_watch(service, &message.bytes, responder).await,
+        Method::HealthWatch => services::health_watch(service, message, responder).await,
         unary => {
-            let answer = answer(service, unary, &head.headers, &message.bytes);
+            let answer = answer(service, unary, headers, message, &mut turn);
             match unless_gone(responder, answer).await? {
                 Ok(frame) => responder.message(frame).await.map(Ok),
                 Err(status) => Ok(Err(status)),
@@ -236,6 +241,7 @@ async fn answer<C: Coordinator>(
     method: Method,
     headers: &HeaderMap,
     message: &Bytes,
+    turn: &mut Turn<'_>,
 ) -> Result<Frame, Status> {
     match method {
         Method::HealthCheck => return services::health_check(service, message),
@@ -245,7 +251,7 @@ async fn answer<C: Coordinator>(
     let frame = match method {
         Method::Status => services::status(service, headers, message),
         Method::MemberList => services::member_list(service, headers, message).await,
-        method => kv::unary(service, method, headers, message).await,
+        method => kv::unary(service, method, headers, message, turn).await,
     }?;
     if frame.bytes() > limits::ANSWER_MESSAGE_BYTES {
         let message = format!(
