@@ -112,7 +112,7 @@ pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
 // --- server -------------------------------------------------------------------------------------------------------
 
 /// Heavy queries that wait for a thread; beyond that they are refused.
-pub const HEAVY_QUERIES: usize = 1_024;
+pub const QUERY_POOL_JOBS: usize = 1_024;
 
 // --- api ----------------------------------------------------------------------------------------------------------
 
