@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use crate::cluster::Program;
 
 /// How many lines of each log a failure shows.
-const LOG_LINES_SHOWN: usize = 25;
-const LOG_LINE_CHARACTERS_SHOWN: usize = 400;
+const LOG_LINES_SHOWN: usize = 12;
+const LOG_LINE_CHARACTERS_SHOWN: usize = 300;
 const LOG_DEPTH: usize = 5;
 /// Where scratch directories go if it is there: memory, because nothing here measures a disk, and a
 /// process that is killed loses nothing it has written.
