@@ -5,3 +5,12 @@
 //! ```
 //!
 //! A module may use what stands to its right, never what stands to its left.
+
+pub mod api;
+pub mod config;
+pub mod limits;
+pub mod logging;
+pub mod raft;
+pub mod runtime;
+pub mod server;
+pub mod storage;

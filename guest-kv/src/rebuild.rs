@@ -1,0 +1,46 @@
+//! Makes the derived tables from the durable ones, by going through the `key` table in the order of revisions.
+
+use std::ops::ControlFlow;
+
+use crate::Progress;
+use crate::index::{self, Entry};
+use crate::revision::Revision;
+use crate::row::{KeyValue, corrupt};
+use crate::state::State;
+use crate::tables::{CURRENT, KEY, Tables};
+
+/// Rows of a step: some ten milliseconds.
+const STEP_ROWS: u32 = 2000;
+
+/// Rebuilds from `cursor`, the key of the `key` table to go on with; empty begins.
+pub fn rebuild<T: Tables>(tables: &mut T, cursor: &[u8]) -> Progress {
+    let mut rows = Vec::new();
+    let next = tables.scan(KEY, cursor, &[], STEP_ROWS, &mut |key, row| {
+        let Some((revision, tombstone)) = Revision::parse(key) else {
+            corrupt("a key of the key table is no revision")
+        };
+        let kv = KeyValue::expect(row);
+        let entry = Entry::new(revision, kv.create_revision, kv.version);
+        rows.push((kv.key.to_vec(), entry, tombstone));
+        ControlFlow::Continue(())
+    });
+    for (key, entry, tombstone) in rows {
+        if let Some(old) = index::newest(tables, &key) {
+            index::put_superseded(tables, &key, &old);
+        }
+        if tombstone {
+            index::put_tombstone(tables, &key, entry.revision());
+            tables.delete(CURRENT, &key);
+        } else {
+            tables.put(CURRENT, &key, entry.bytes());
+        }
+    }
+    match next {
+        Some(cursor) => Progress::More(cursor),
+        None => {
+            let state = State::derive(tables);
+            state.write(tables);
+            Progress::Done
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the API needs from the rest of the server.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::runtime::{Admission, Rejection};
+
+/// Serves requests. There is one coordinator for each client runtime (a single thread), and everything that it is
+/// asked, it is asked on that runtime.
+///
+/// Requests are `instar.kv.Request` messages. A call that is cancelled drops its future: that must be safe at any
+/// time, and leaves open what becomes of a proposal. Time limits are the coordinator's: no future may stay unready
+/// for good.
+pub trait Coordinator: Send + Sync + 'static {
+    /// Says how a request is to be served, or refuses it. It must not wait.
+    fn admit(&self, request: &[u8]) -> Result<Admission, RequestError>;
+
+    /// Takes a request through the log.
+    fn propose(
+        &self,
+        request: Bytes,
+    ) -> impl Future<Output = Result<Proposed, RequestError>> + Send;
+
+    /// Answers a request that does not write, by the route that it was admitted for.
+    fn query(
+        &self,
+        request: Bytes,
+        admission: Admission,
+    ) -> impl Future<Output = Result<Answered, RequestError>> + Send;
+
+    /// Returns once this member's state is as new as the cluster's was when it was asked.
+    fn read_index(&self) -> impl Future<Output = Result<(), RequestError>> + Send;
+
+    /// Returns once nothing is left in this member's storage of what the compaction up to `revision` removes.
+    fn compacted(&self, revision: i64) -> impl Future<Output = Result<(), RequestError>> + Send;
+
+    /// Where this member stands in its cluster. Asked for every call, so it has to be cheap.
+    fn standing(&self) -> Standing;
+
+    fn status(&self) -> NodeStatus;
+
+    /// The members of the cluster, in the order of their ids.
+    fn members(&self) -> Vec<MemberInfo>;
+
+    /// Runs on this coordinator's runtime as long as that serves clients: the place where a batch of answers that
+    /// another thread handed over is given to the calls that wait for them.
+    fn run(self: Arc<Self>) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+}
+
+/// The answer to a proposal that was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposed {
+    pub revision: u64,
+    /// The response message without its header.
+    pub body: Bytes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    pub revision: u64,
+    /// The response message without its header.
+    pub body: Bytes,
+    /// The query for the next message of a stream.
+    pub next: Option<Bytes>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub raft_term: u64,
+    /// 0 if none is known.
+    pub leader: u64,
+    pub is_learner: bool,
+}
+
+/// What `Maintenance.Status` and the health checks tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    pub standing: Standing,
+    /// The state's revision.
+    pub revision: u64,
+    /// The index of the last entry that is known to be committed.
+    pub raft_index: u64,
+    pub raft_applied_index: u64,
+    pub db_size_bytes: u64,
+    pub db_size_in_use_bytes: u64,
+    pub alarms: Vec<Alarm>,
+    /// What else is wrong with this member, in words for the operator.
+    pub errors: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alarm {
+    pub member_id: u64,
+    pub kind: AlarmKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlarmKind {
+    NoSpace,
+    Corrupt,
+}
+
+impl AlarmKind {
+    /// etcd's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            AlarmKind::NoSpace => "NOSPACE",
+            AlarmKind::Corrupt => "CORRUPT",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberInfo {
+    pub id: u64,
+    /// Empty until the member has told it.
+    pub name: String,
+    pub peer_urls: Vec<String>,
+    /// Empty until the member has told them.
+    pub client_urls: Vec<String>,
+    pub is_learner: bool,
+}
+
+/// Why a request was not served. The texts and codes are etcd's (api/v3rpc/rpctypes/error.go).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The state machine's own answer.
+    #[error("{}", .0.message)]
+    Rejected(Rejection),
+    #[error("etcdserver: no leader")]
+    NoLeader,
+    /// Before it was known whether the request was committed.
+    #[error("etcdserver: leader changed")]
+    LeaderChanged,
+    #[error("etcdserver: request timed out")]
+    Timeout,
+    #[error("etcdserver: request timed out, possibly due to previous leader failure")]
+    TimeoutLeaderFailed,
+    #[error("etcdserver: request timed out, possibly due to connection lost")]
+    TimeoutConnectionLost,
+    #[error("etcdserver: request timed out, waiting for the applied index took too long")]
+    TimeoutAppliedIndex,
+    #[error("etcdserver: too many requests")]
+    TooManyRequests,
+    #[error("etcdserver: server stopped")]
+    Stopped,
+    /// This member cannot serve it, although the request is right; another one may.
+    #[error("instar: this member cannot serve the request: {0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,319 @@
+//! Takes a gRPC call from its first headers to its end: checks what every call has to keep to, finds the method, and
+//! runs it under the client's deadline. A call whose client goes away is dropped where it stands.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method as HttpMethod, Request, StatusCode, request};
+use tokio::sync::{Semaphore, watch};
+
+use super::call::{self, Gone, Responder, Unread};
+use super::coordinator::{Coordinator, Standing};
+use super::status::{Code, Status};
+use super::wire::{Frame, ResponseHeader};
+use super::{Settings, kv, services};
+use crate::limits;
+
+/// What all calls of one client runtime share.
+pub(super) struct Service<C> {
+    pub(super) coordinator: Arc<C>,
+    pub(super) settings: Arc<Settings>,
+    /// Of the whole server, in KiB.
+    pub(super) large_messages: Arc<Semaphore>,
+    /// True once the server has begun to stop.
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+impl<C: Coordinator> Service<C> {
+    /// The header of a response at `revision`.
+    pub(super) fn header(&self, revision: u64) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.settings.cluster_id,
+            member_id: self.settings.member_id,
+            revision,
+            raft_term: self.coordinator.standing().raft_term,
+        }
+    }
+
+    fn most_message_bytes(&self) -> usize {
+        self.settings.max_request_bytes as usize + limits::GRPC_OVERHEAD_BYTES
+    }
+}
+
+/// The methods that are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    Range,
+    RangeStream,
+    Put,
+    DeleteRange,
+    Txn,
+    Compact,
+    Status,
+    Hash,
+    HashKv,
+    MemberList,
+    HealthCheck,
+    HealthList,
+    HealthWatch,
+}
+
+impl Method {
+    fn find(path: &str) -> Option<Method> {
+        Some(match path {
+            "/etcdserverpb.KV/Range" => Method::Range,
+            "/etcdserverpb.KV/Put" => Method::Put,
+            "/etcdserverpb.KV/Txn" => Method::Txn,
+            "/etcdserverpb.KV/DeleteRange" => Method::DeleteRange,
+            "/etcdserverpb.KV/RangeStream" => Method::RangeStream,
+            "/etcdserverpb.KV/Compact" => Method::Compact,
+            "/etcdserverpb.Maintenance/Status" => Method::Status,
+            "/etcdserverpb.Maintenance/Hash" => Method::Hash,
+            "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
+            "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
+            "/grpc.health.v1.Health/Check" => Method::HealthCheck,
+            "/grpc.health.v1.Health/List" => Method::HealthList,
+            "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
+            _ => return None,
+        })
+    }
+}
+
+/// The services of which at least one method is served.
+const SERVICES: [&str; 4] = [
+    "etcdserverpb.KV",
+    "etcdserverpb.Maintenance",
+    "etcdserverpb.Cluster",
+    "grpc.health.v1.Health",
+];
+
+/// Why there is no such method, in the words of grpc-go.
+fn no_such_method(path: &str) -> Status {
+    let split = path.strip_prefix('/').and_then(|path| path.rsplit_once('/'));
+    let message = match split {
+        None => format!("malformed method name: {path:?}"),
+        Some((service, method)) if SERVICES.contains(&service) => {
+            format!("unknown method {method} for service {service}")
+        }
+        Some((service, _)) => format!("unknown service {service}"),
+    };
+    Status::new(Code::Unimplemented, message)
+}
+
+/// Serves one call. Returns when it is over.
+pub(super) async fn serve<C: Coordinator>(
+    service: Arc<Service<C>>,
+    unread: Arc<Unread>,
+    request: Request<RecvStream>,
+    response: SendResponse<Bytes>,
+) {
+    let (head, body) = request.into_parts();
+    let mut responder = Responder::new(response, &unread);
+    let content_type = head.headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let Some(subtype) = content_subtype(content_type) else {
+        return responder.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &no_grpc(content_type));
+    };
+    if !subtype.is_empty() {
+        responder.set_subtype(subtype);
+    }
+    let deadline = match check_head(&head) {
+        Ok(deadline) => deadline,
+        Err((code, status)) => return responder.refuse(code, &status),
+    };
+    let outcome = {
+        let run = run(&service, &head, body, &mut responder);
+        match deadline {
+            Some(deadline) => match tokio::time::timeout(deadline, run).await {
+                Ok(outcome) => outcome,
+                Err(_) => Ok(Err(Status::new(Code::DeadlineExceeded, "context deadline exceeded"))),
+            },
+            None => run.await,
+        }
+    };
+    match outcome {
+        Ok(result) => responder.finish(result),
+        Err(Gone) => responder.reset(),
+    }
+}
+
+/// What stands behind `application/grpc` in a content type. None if it is no gRPC.
+fn content_subtype(content_type: &[u8]) -> Option<&[u8]> {
+    let rest = content_type.strip_prefix(b"application/grpc")?;
+    match rest.split_first() {
+        None => Some(rest),
+        Some((b'+' | b';', subtype)) => Some(subtype),
+        Some(_) => None,
+    }
+}
+
+fn no_grpc(content_type: &[u8]) -> Status {
+    let content_type = String::from_utf8_lossy(content_type);
+    let message = format!("invalid gRPC request content-type {content_type:?}");
+    Status::new(Code::InvalidArgument, message)
+}
+
+/// What gRPC asks of the headers, in the order in which grpc-go looks at them. Gives the client's deadline.
+fn check_head(head: &request::Parts) -> Result<Option<Duration>, (StatusCode, Status)> {
+    let deadline = match head.headers.get("grpc-timeout").map(call::parse_timeout) {
+        None => None,
+        Some(Ok(deadline)) => Some(deadline),
+        Some(Err(reason)) => {
+            let status = Status::new(Code::Internal, format!("malformed grpc-timeout: {reason}"));
+            return Err((StatusCode::BAD_REQUEST, status));
+        }
+    };
+    if head.method != HttpMethod::POST {
+        let message = format!(
+            "Received a HEADERS frame with :method {:?} which should be POST",
+            head.method.as_str()
+        );
+        return Err((StatusCode::METHOD_NOT_ALLOWED, Status::new(Code::Internal, message)));
+    }
+    if deadline == Some(Duration::ZERO) {
+        let status = Status::new(Code::DeadlineExceeded, "context deadline exceeded");
+        return Err((StatusCode::OK, status));
+    }
+    Ok(deadline)
+}
+
+async fn run<C: Coordinator>(
+    service: &Service<C>,
+    head: &request::Parts,
+    mut body: RecvStream,
+    responder: &mut Responder<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let path = head.uri.path();
+    let Some(method) = Method::find(path) else { return Ok(Err(no_such_method(path))) };
+    if let Err(status) = check_encoding(&head.headers) {
+        return Ok(Err(status));
+    }
+    let unread = responder.unread();
+    let receive = async {
+        unread.is_bearable().await;
+        call::receive(&mut body, service.most_message_bytes(), &service.large_messages).await
+    };
+    let message = match unless_gone(responder, receive).await? {
+        Ok(message) => message,
+        Err(status) => return Ok(Err(status)),
+    };
+    match method {
+        Method::RangeStream => {
+            kv::range_stream(service, &head.headers, &message.bytes, responder).await
+        }
+        Method::HealthWatch => services::health_watch(service, &message.bytes, responder).await,
+        unary => {
+            let answer = answer(service, unary, &head.headers, &message.bytes);
+            match unless_gone(responder, answer).await? {
+                Ok(frame) => responder.message(frame).await.map(Ok),
+                Err(status) => Ok(Err(status)),
+            }
+        }
+    }
+}
+
+/// Runs `work` until the client gives the call up.
+pub(super) async fn unless_gone<T>(
+    responder: &mut Responder<'_>,
+    work: impl Future<Output = T>,
+) -> Result<T, Gone> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => responder.poll_gone(cx).map(|()| Err(Gone)),
+    })
+    .await
+}
+
+async fn answer<C: Coordinator>(
+    service: &Service<C>,
+    method: Method,
+    headers: &HeaderMap,
+    message: &Bytes,
+) -> Result<Frame, Status> {
+    match method {
+        Method::HealthCheck => return services::health_check(service, message),
+        Method::HealthList => return Ok(services::health_list(service)),
+        _ => {}
+    }
+    let frame = match method {
+        Method::Status => services::status(service, headers, message),
+        Method::MemberList => services::member_list(service, headers, message).await,
+        method => kv::unary(service, method, headers, message).await,
+    }?;
+    if frame.bytes() > limits::ANSWER_MESSAGE_BYTES {
+        let message = format!(
+            "grpc: trying to send message larger than max ({} vs. {})",
+            frame.bytes(),
+            limits::ANSWER_MESSAGE_BYTES
+        );
+        return Err(Status::new(Code::ResourceExhausted, message));
+    }
+    Ok(frame)
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
+    match headers.get("grpc-encoding").map(|encoding| encoding.as_bytes()) {
+        None | Some(b"" | b"identity") => Ok(()),
+        Some(encoding) => {
+            let encoding = String::from_utf8_lossy(encoding);
+            let message =
+                format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
+            Err(Status::new(Code::Unimplemented, message))
+        }
+    }
+}
+
+/// What etcd's interceptors ask of every call to its services (server/etcdserver/api/v3rpc/interceptor.go).
+///
+/// `for_learners` says whether a learner serves the call.
+pub(super) fn check_metadata(
+    standing: Standing,
+    headers: &HeaderMap,
+    for_learners: bool,
+) -> Result<(), Status> {
+    if standing.is_learner && !for_learners {
+        let message = "etcdserver: rpc not supported for learner";
+        return Err(Status::new(Code::FailedPrecondition, message));
+    }
+    if let Some(version) = headers.get("client-api-version")
+        && std::str::from_utf8(version.as_bytes()).is_err()
+    {
+        let message = "etcdserver: invalid client api version";
+        return Err(Status::new(Code::InvalidArgument, message));
+    }
+    let wants_leader = headers.get("hasleader").is_some_and(|value| value == "true");
+    if wants_leader && standing.leader == 0 {
+        return Err(Status::new(Code::Unavailable, "etcdserver: no leader"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_methods_are_named_as_grpc_go_names_them() {
+        for (path, message) in [
+            ("/foo", "malformed method name: \"/foo\""),
+            ("/", "malformed method name: \"/\""),
+            ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
+            ("/etcdserverpb.KV/Rang", "unknown method Rang for service etcdserverpb.KV"),
+            (
+                "/etcdserverpb.Maintenance/Alarm",
+                "unknown method Alarm for service etcdserverpb.Maintenance",
+            ),
+            ("/a/b/c", "unknown service a/b"),
+        ] {
+            assert_eq!(Method::find(path), None);
+            assert_eq!(no_such_method(path), Status::new(Code::Unimplemented, message));
+        }
+    }
+}

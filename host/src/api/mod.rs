@@ -1,0 +1,43 @@
+//! What clients reach: etcd's gRPC services and HTTP paths, on the same ports.
+//!
+//! ```text
+//! listener -> serve (threads) -> connection -> grpc -> call (HTTP/2 stream) -> kv | services -> Coordinator
+//!                                          \-> http1
+//! ```
+//!
+//! - It holds no replicated state. Everything it knows it asks its `Coordinator` for.
+//! - It does not decode requests that the state machine answers; it wraps them, and puts a header before responses.
+//! - Whatever bytes a client sends: an error or back-pressure, never a panic, never memory without a limit.
+
+mod call;
+mod connection;
+mod coordinator;
+mod grpc;
+mod http1;
+mod kv;
+mod listener;
+mod prefixed;
+mod serve;
+mod services;
+mod status;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use coordinator::{
+    Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
+    Standing,
+};
+pub use listener::{BindError, Listeners};
+pub use serve::{ServeError, Server, serve};
+
+/// What the API has to know of this member beside what its coordinator tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    /// The most bytes of a log entry that a client's request makes.
+    pub max_request_bytes: u32,
+    /// As the flag has it: 0 is etcd's default.
+    pub quota_backend_bytes: i64,
+}

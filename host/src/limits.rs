@@ -1,0 +1,175 @@
+//! Every limit of the server that is not an operator's choice, with its unit and its reason.
+
+use std::time::Duration;
+
+// --- runtime ------------------------------------------------------------------------------------------------------
+
+// What a machine may ask for and give back (`runtime`). All of them decide answers, so a change needs a new
+// `runtime::ENVIRONMENT`.
+
+/// Linear memory of one instance of a machine, in bytes.
+pub const MACHINE_MEMORY_BYTES: usize = 512 << 20;
+/// The size of a component.
+pub const COMPONENT_BYTES: usize = 16 << 20;
+/// Tables of one machine; the contract's limit.
+pub const MACHINE_TABLES: usize = 64;
+/// Names and versions of machines, and names of tables.
+pub const MACHINE_NAME_BYTES: usize = 64;
+/// The key of a row. etcd's own limit is that of a request.
+pub const ROW_KEY_BYTES: usize = 8 << 20;
+/// The value of a row.
+pub const ROW_VALUE_BYTES: usize = 64 << 20;
+/// Rows that one entry writes or removes.
+pub const ENTRY_WRITES: u64 = 16_000_000;
+/// Keys and values that one entry writes, in bytes.
+pub const ENTRY_WRITE_BYTES: u64 = 256 << 20;
+/// Rows that one entry names as events.
+pub const ENTRY_EVENTS: usize = 4_000_000;
+/// The response to one entry, in bytes.
+pub const RESPONSE_BYTES: usize = 64 << 20;
+/// The message of a rejection, in bytes.
+pub const REJECTION_MESSAGE_BYTES: usize = 4 << 10;
+/// What one call passes between a machine and the host at once, in bytes.
+pub const MACHINE_CALL_BYTES: usize = 512 << 20;
+/// The body of a query's answer, in bytes.
+pub const ANSWER_BYTES: usize = 512 << 20;
+/// A continuation of a query, a command for the machine's own upkeep, or a cursor, in bytes.
+pub const CONTINUATION_BYTES: usize = 16 << 20;
+/// Rows of one page of a scan, in bytes: beyond them the page ends. The contract's figure.
+pub const PAGE_BYTES: usize = 1 << 20;
+
+// What a machine costs the process; no answer depends on these.
+
+/// Instances of machines at the same time: one that applies, one a serving thread, and those that check and migrate.
+pub const MACHINE_INSTANCES: u32 = 128;
+/// Calls that a reader's instance serves before it is made anew.
+pub const READER_CALLS: u32 = 10_000;
+/// Lines that one call of a machine may log; further ones are dropped.
+pub const LOG_LINES_PER_CALL: u32 = 16;
+/// A logged line, in bytes; the rest is cut off.
+pub const MACHINE_LOG_LINE_BYTES: usize = 1 << 10;
+
+// --- raft ---------------------------------------------------------------------------------------------------------
+
+/// Entries kept in memory behind the log's end, so that followers and the apply thread need not read the disk. Entries
+/// that are not on disk yet stay beyond it.
+pub const LOG_TAIL_BYTES: usize = 32 << 20;
+/// Entries in one message to a follower, or to the apply thread; a single larger entry goes alone.
+pub const APPEND_REQUEST_BYTES: usize = 1 << 20;
+/// Entries in one message to a follower.
+pub const APPEND_REQUEST_ENTRIES: u64 = 1_024;
+/// Writes waiting for the log thread. At the bound raft waits, and with it everything that proposes.
+pub const LOG_TASKS: usize = 65_536;
+/// What one transaction of the log takes in before it is written.
+pub const LOG_TRANSACTION_BYTES: usize = 8 << 20;
+/// Entries kept behind a shortened log for followers that are a little late; etcd's `--snapshot-catchup-entries`.
+pub const LOG_KEPT_ENTRIES: u64 = 5_000;
+/// Entries that are dropped from the log at once.
+pub const LOG_PURGE_ENTRIES: u64 = 1_000;
+/// Tasks waiting for the apply thread; raft hands out one at a time.
+pub const APPLY_TASKS: usize = 16;
+/// Apply commands that raft queues before it waits.
+pub const APPLY_COMMANDS: u64 = 65_536;
+/// Entries in one run of the machine and one storage transaction.
+pub const APPLY_BATCH_ENTRIES: usize = 1_024;
+/// Committed entries that may wait to be applied; beyond that requests are refused, as etcd's
+/// `maxGapBetweenApplyAndCommitIndex`.
+pub const APPLY_LAG_ENTRIES: u64 = 5_000;
+/// Requests of one client runtime that may wait for their outcome; beyond that they are refused.
+pub const PROPOSALS_PER_SHARD: usize = 100_000;
+/// Batches of proposals on their way to the proposer. At the bound the client runtimes wait.
+pub const PROPOSAL_BATCHES: usize = 1_024;
+/// Batches of proposals that a follower has under way to the leader. At the bound they wait at the follower.
+pub const FORWARDED_BATCHES: usize = 64;
+/// Rounds of reads waiting for their index: one a client runtime.
+pub const READ_ROUNDS: usize = 256;
+/// One message between members. No entry can be larger: `--max-request-bytes` stays below it.
+pub const PEER_MESSAGE_BYTES: usize = 64 << 20;
+/// What a member sends a peer ahead of its acknowledgement, a stream; a connection has twice that.
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// One chunk of a snapshot on its way to a member.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+/// Chunks waiting between the file and the connection.
+pub const SNAPSHOT_CHUNKS: usize = 8;
+/// How long a snapshot may take to reach a member; a silent connection is noticed much earlier.
+pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
+
+// --- storage ------------------------------------------------------------------------------------------------------
+
+/// Pages of the state that redb keeps in memory; half of it at most are waiting to be written.
+pub const STATE_CACHE_BYTES: usize = 256 << 20;
+/// Pages of the log that redb keeps in memory.
+pub const LOG_CACHE_BYTES: usize = 16 << 20;
+/// Purged rows that one write to the log removes.
+pub const LOG_REMOVED_ROWS: usize = 2_000;
+/// Rows of a snapshot that are read and written at once.
+pub const SNAPSHOT_PORTION_BYTES: usize = 4 << 20;
+/// The mark of a snapshot, membership included.
+pub const SNAPSHOT_MARK_BYTES: usize = 1 << 20;
+/// A key or a value of a snapshot.
+pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
+
+// --- server -------------------------------------------------------------------------------------------------------
+
+/// Heavy queries that wait for a thread; beyond that they are refused.
+pub const HEAVY_QUERIES: usize = 1_024;
+
+// --- api ----------------------------------------------------------------------------------------------------------
+
+// What clients may do to the server (`api`).
+
+/// Client connections at the same time; further ones are closed as soon as they are accepted.
+pub const CLIENT_CONNECTIONS: usize = 50_000;
+/// Connections that are accepted, and wait for their runtime to take them. Beyond it no more are accepted.
+pub const ACCEPTED_CONNECTIONS: usize = 1_024;
+/// Connections that the kernel keeps until they are accepted.
+pub const LISTEN_BACKLOG: i32 = 4_096;
+/// How long accepting rests after it failed, as it does without a free file descriptor.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may take to say its first bytes, and HTTP/1.1 the headers of its next request. grpc-go's.
+pub const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(120);
+/// After this time the server asks a gRPC client whether it is still there: etcd's grpc-keepalive-interval.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long the client may take to answer that: etcd's grpc-keepalive-timeout.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Silence after which the kernel asks whether the other end of a connection is still there, and how often: Go's.
+pub const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+/// Calls at the same time on one connection; a client that wants more has to wait.
+pub const CONCURRENT_CALLS: u32 = 4_096;
+/// All headers of one request, in bytes, as HTTP/2 counts them.
+pub const HEADER_LIST_BYTES: u32 = 16 << 10;
+/// What HTTP/1.1 keeps of one connection, in bytes; a request's head has to fit.
+pub const HTTP1_BUFFER_BYTES: usize = 16 << 10;
+/// What a client may send for one call before the server has read any of it, in bytes.
+pub const CALL_WINDOW_BYTES: u32 = 64 << 10;
+/// The same for all calls of one connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// What the frames of requests that no call has read yet may cost beyond their content, in bytes: HTTP/2's own count,
+/// of 256 for a small frame. Each call needs room for its first frames.
+pub const SMALL_FRAMES_BYTES: usize = 4 * 256 * CONCURRENT_CALLS as usize;
+/// Messages that do not fit a call's window, all those together that are being received or worked on, in KiB.
+/// Further ones have to wait.
+pub const LARGE_MESSAGES_KIB: usize = 512 << 10;
+/// How long a client may make no progress with a message that it sends.
+pub const RECEIVE_STALL: Duration = Duration::from_secs(60);
+/// How long a client may make no progress with a message that it is sent.
+pub const SEND_STALL: Duration = Duration::from_secs(60);
+/// What may wait in HTTP/2's buffers for one call, in bytes.
+pub const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// A message of up to this many bytes is not worth waiting for the client's window.
+pub const SMALL_MESSAGE_BYTES: usize = 4 << 10;
+/// Answers of one connection that wait for its client to read, in bytes. Beyond it no further call is begun.
+pub const UNREAD_ANSWERS_BYTES: usize = 4 << 20;
+/// What gRPC may add to a request of --max-request-bytes, in bytes: etcd's grpcOverheadBytes.
+pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
+/// The largest message that gRPC's prefix and its clients can take, in bytes.
+pub const ANSWER_MESSAGE_BYTES: usize = i32::MAX as usize;
+
+// --- logging ------------------------------------------------------------------------------------------------------
+
+/// Lines that wait for their output; further ones are dropped and counted.
+pub const WAITING_LOG_LINES: usize = 8_192;
+/// One line, in bytes; what exceeds it is cut from its fields.
+pub const LOG_LINE_BYTES: usize = 16 << 10;
+/// How long the process waits, as it ends, for its last lines to be written.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);

@@ -1,0 +1,248 @@
+//! The one place where replicated state changes.
+//!
+//! A thread of its own takes committed entries in batches: one run of the machine, one storage transaction, one
+//! hand-off of the answers. Nothing is compiled here, no snapshot is written, and the disk is waited for only where
+//! state is made durable.
+//!
+//! Invariants:
+//! - Rows, applied id, membership, machine and digest of a batch are one transaction.
+//! - Whoever is told of an applied index, or of an outcome, finds it in the latest view.
+//! - What fails here without being an answer of the machine stops the applying for good: openraft gets an error, and
+//!   the process ends.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::entry::EntryPayload;
+use prost::Message;
+use tokio::sync::oneshot;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::clock::ReplicatedClock;
+use super::progress::Progress;
+use super::shard::Shards;
+use super::types::{self, Command, Entry, StoredMembership};
+use crate::limits;
+use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
+use crate::storage::{AppliedId, Mark, Overlay, State, View};
+
+/// How long applied entries may wait until the state on disk covers them. The log has them meanwhile.
+const DURABLE_INTERVAL: Duration = Duration::from_millis(500);
+/// How many entries may wait for it.
+const DURABLE_ENTRIES: u64 = 5_000;
+
+/// What the apply thread can be asked to do.
+pub enum ApplyTask {
+    Apply {
+        entries: Vec<Entry>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// Brings everything applied to disk, and gives the view that is there now.
+    MakeDurable {
+        done: oneshot::Sender<io::Result<Arc<View>>>,
+    },
+    /// Replaces the state by that of a snapshot file.
+    Install {
+        path: PathBuf,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+}
+
+/// A handle to the thread, which ends when the last handle is gone.
+#[derive(Clone)]
+pub struct ApplyThread {
+    tasks: SyncSender<ApplyTask>,
+}
+
+impl ApplyThread {
+    pub fn start(applier: Applier) -> io::Result<(Self, JoinHandle<()>)> {
+        let (sender, receiver) = mpsc::sync_channel(limits::APPLY_TASKS);
+        let handle = std::thread::Builder::new()
+            .name("apply".into())
+            .spawn(move || applier.run(&receiver))?;
+        Ok((Self { tasks: sender }, handle))
+    }
+
+    pub async fn apply(&self, entries: Vec<Entry>) -> io::Result<()> {
+        self.ask(|done| ApplyTask::Apply { entries, done }).await
+    }
+
+    pub async fn make_durable(&self) -> io::Result<Arc<View>> {
+        self.ask(|done| ApplyTask::MakeDurable { done }).await
+    }
+
+    pub async fn install(&self, path: PathBuf) -> io::Result<()> {
+        self.ask(|done| ApplyTask::Install { path, done }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        task: impl FnOnce(oneshot::Sender<io::Result<T>>) -> ApplyTask,
+    ) -> io::Result<T> {
+        let (done, answer) = oneshot::channel();
+        let stopped = || io::Error::new(io::ErrorKind::BrokenPipe, "the apply thread has stopped");
+        self.tasks.send(task(done)).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+/// What the apply thread owns.
+pub struct Applier {
+    pub state: State,
+    pub machine: Machine,
+    pub shards: Arc<Shards>,
+    pub progress: Arc<Progress>,
+    pub clock: Arc<ReplicatedClock>,
+    /// Up to which index the state on disk covers the log (`log_store` purges no further).
+    pub durable_applied_index: Arc<AtomicU64>,
+}
+
+/// What is applied but not on disk yet.
+#[derive(Default)]
+struct Volatile {
+    entries: u64,
+    since: Option<Instant>,
+}
+
+impl Applier {
+    fn run(mut self, tasks: &Receiver<ApplyTask>) {
+        let mut volatile = Volatile::default();
+        loop {
+            let wait = volatile
+                .since
+                .map_or(Duration::MAX, |since| DURABLE_INTERVAL.saturating_sub(since.elapsed()));
+            match tasks.recv_timeout(wait.min(Duration::from_secs(3600))) {
+                Ok(task) => self.carry_out(task, &mut volatile),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let due = volatile.entries >= DURABLE_ENTRIES
+                || volatile.since.is_some_and(|since| since.elapsed() >= DURABLE_INTERVAL);
+            if due && let Err(error) = self.make_durable(&mut volatile) {
+                // Every later task fails with the same error, and openraft stops over it.
+                tracing::error!(error = %error, "cannot write the state; this member stops applying");
+                volatile = Volatile::default();
+            }
+        }
+        if let Err(error) = self.make_durable(&mut volatile) {
+            tracing::error!(error = %error, "cannot write the state at the end; it will be applied again from the log");
+        }
+    }
+
+    fn carry_out(&mut self, task: ApplyTask, volatile: &mut Volatile) {
+        match task {
+            ApplyTask::Apply { entries, done } => {
+                volatile.entries += entries.len() as u64;
+                volatile.since.get_or_insert_with(Instant::now);
+                drop(done.send(self.apply(entries)));
+            }
+            ApplyTask::MakeDurable { done } => {
+                drop(done.send(self.make_durable(volatile).map(|()| self.state.view())));
+            }
+            ApplyTask::Install { path, done } => {
+                *volatile = Volatile::default();
+                drop(done.send(self.install(&path)));
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        let view = self.state.view();
+        let mut mark = view.mark().clone();
+        let commands = commands_of(&entries, mark.time_ms);
+        let Applied { overlay, outcomes } = self
+            .machine
+            .apply(Overlay::new(view), mark.revision, &commands)
+            .map_err(io::Error::other)?;
+
+        advance(&mut mark, &entries, &commands, &outcomes);
+        mark.machine = self.machine.digest();
+        let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
+        let applied_index = mark.applied.map_or(0, |applied| applied.index);
+        let time_ms = mark.time_ms;
+        self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
+
+        self.clock.observe(time_ms);
+        self.progress.set_applied(applied_index, task_pending);
+        let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
+        self.shards.complete(origins.zip(outcomes.into_iter().map(Ok)));
+        Ok(())
+    }
+
+    fn make_durable(&mut self, volatile: &mut Volatile) -> io::Result<()> {
+        if volatile.since.is_some() {
+            let applied = self.state.persist().map_err(io::Error::other)?;
+            self.durable_applied_index
+                .store(applied.map_or(0, |applied| applied.index), Ordering::Release);
+            *volatile = Volatile::default();
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, path: &std::path::Path) -> io::Result<()> {
+        self.state.install_snapshot(path).map_err(io::Error::other)?;
+        rebuild(&self.machine, &mut self.state).map_err(io::Error::other)?;
+        let view = self.state.view();
+        let applied_index = view.mark().applied.map_or(0, |applied| applied.index);
+        self.durable_applied_index.store(applied_index, Ordering::Release);
+        self.clock.observe(view.mark().time_ms);
+        self.progress.set_applied(applied_index, None);
+        Ok(())
+    }
+}
+
+/// Fills the derived tables. Also to be called before a member starts.
+pub fn rebuild(machine: &Machine, state: &mut State) -> Result<(), UpkeepError> {
+    let view = state.view();
+    machine.rebuild(view, &mut |overlay| state.commit_derived(overlay.into_writes()))
+}
+
+fn command_of(entry: &Entry) -> Option<&Command> {
+    match &entry.payload {
+        EntryPayload::Normal(command) => Some(command),
+        _ => None,
+    }
+}
+
+/// What the machine is given: times that never go back, whatever a leader stamped.
+fn commands_of(entries: &[Entry], mut time_ms: u64) -> Vec<runtime::Entry> {
+    let command = |entry: &Entry| {
+        let command = command_of(entry)?;
+        time_ms = time_ms.max(command.time_ms);
+        let index = entry.log_id.index;
+        Some(runtime::Entry { index, time_ms, command: command.request.clone() })
+    };
+    entries.iter().filter_map(command).collect()
+}
+
+/// Moves the mark behind the entries.
+fn advance(mark: &mut Mark, entries: &[Entry], commands: &[runtime::Entry], outcomes: &[Outcome]) {
+    for (command, outcome) in commands.iter().zip(outcomes) {
+        let mut digest = Xxh3::new();
+        digest.update(&mark.digest.to_le_bytes());
+        digest.update(&command.index.to_le_bytes());
+        digest.update(&outcome.digest.to_le_bytes());
+        mark.digest = digest.digest128();
+        mark.time_ms = command.time_ms;
+        mark.revision = outcome.revision;
+    }
+    for entry in entries {
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+            mark.membership = Bytes::from(types::stored_membership_to_pb(&stored).encode_to_vec());
+        }
+    }
+    if let Some(last) = entries.last() {
+        mark.applied = Some(AppliedId {
+            term: last.log_id.leader_id.term,
+            leader_id: last.log_id.leader_id.node_id,
+            index: last.log_id.index,
+        });
+    }
+}

@@ -1,0 +1,177 @@
+//! The thread that owns the log file.
+//!
+//! It takes whatever has queued up while the disk was busy and makes it one transaction and one fsync (group commit).
+//!
+//! Invariants:
+//! - Tasks are carried out in the order in which they were sent, and their callbacks run in that order, each after the
+//!   fsync that covers it: openraft takes a callback for proof of everything before it.
+//! - After the first error nothing is written any more, and every further task fails.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use openraft::storage::IOFlushed;
+use prost::Message;
+
+use super::types::{self, Entry, TypeConfig};
+use crate::limits;
+use crate::storage::{Log, LogBatch};
+
+/// One thing to write.
+pub enum LogTask {
+    Append {
+        entries: Vec<Entry>,
+        flushed: IOFlushed<TypeConfig>,
+    },
+    Vote {
+        row: Bytes,
+        flushed: IOFlushed<TypeConfig>,
+    },
+    /// Drops the entries from `from` on.
+    Truncate {
+        from: u64,
+        flushed: IOFlushed<TypeConfig>,
+    },
+    Purge {
+        through: u64,
+        row: Bytes,
+    },
+    Committed {
+        row: Bytes,
+    },
+}
+
+/// A handle to the thread; it ends when the last handle is gone.
+#[derive(Clone)]
+pub struct LogThread {
+    tasks: SyncSender<LogTask>,
+    flushed_index: Arc<AtomicU64>,
+}
+
+impl LogThread {
+    /// Starts the thread. Join the handle to be sure that the file is closed.
+    pub fn start(log: Log) -> io::Result<(Self, JoinHandle<()>)> {
+        let (sender, receiver) = mpsc::sync_channel(limits::LOG_TASKS);
+        let flushed_index = Arc::new(AtomicU64::new(0));
+        let writer = Writer { log, flushed_index: flushed_index.clone(), failure: None };
+        let handle =
+            std::thread::Builder::new().name("log".into()).spawn(move || writer.run(&receiver))?;
+        Ok((Self { tasks: sender, flushed_index }, handle))
+    }
+
+    /// Queues a task. The queue is bounded, but openraft itself never has more than a few hundred appends under way.
+    pub fn send(&self, task: LogTask) -> io::Result<()> {
+        self.tasks
+            .send(task)
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the log thread has stopped"))
+    }
+
+    /// The highest index that this run has brought to disk.
+    pub fn flushed_index(&self) -> u64 {
+        self.flushed_index.load(Ordering::Acquire)
+    }
+}
+
+struct Writer {
+    log: Log,
+    flushed_index: Arc<AtomicU64>,
+    failure: Option<String>,
+}
+
+/// A transaction in the making, and who wants to know when it is on disk.
+#[derive(Default)]
+struct Transaction {
+    batch: LogBatch,
+    flushed: Vec<IOFlushed<TypeConfig>>,
+    bytes: usize,
+    last_index: Option<u64>,
+    /// Whether anything in it is worth a transaction; a commit index alone waits for company.
+    urgent: bool,
+}
+
+impl Writer {
+    fn run(mut self, tasks: &Receiver<LogTask>) {
+        let mut transaction = Transaction::default();
+        let mut held_back = None;
+        loop {
+            let Some(task) = held_back.take().or_else(|| tasks.recv().ok()) else { break };
+            held_back = transaction.add(task);
+            while held_back.is_none() && transaction.bytes < limits::LOG_TRANSACTION_BYTES {
+                match tasks.try_recv() {
+                    Ok(task) => held_back = transaction.add(task),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+            }
+            if transaction.urgent {
+                self.write(std::mem::take(&mut transaction));
+            }
+        }
+        if transaction.batch.committed.is_some() {
+            self.write(transaction);
+        }
+    }
+
+    fn write(&mut self, transaction: Transaction) {
+        if self.failure.is_none()
+            && let Err(error) = self.log.write(&transaction.batch)
+        {
+            tracing::error!(error = %error, "cannot write the raft log; this member stops acknowledging");
+            self.failure = Some(error.to_string());
+        }
+        if self.failure.is_none()
+            && let Some(index) = transaction.last_index
+        {
+            self.flushed_index.store(index, Ordering::Release);
+        }
+        for flushed in transaction.flushed {
+            flushed.io_completed(match &self.failure {
+                None => Ok(()),
+                Some(reason) => Err(io::Error::other(reason.clone())),
+            });
+        }
+    }
+}
+
+impl Transaction {
+    /// Takes the task in, or gives it back when it must not share a transaction with what is there already: within one
+    /// transaction a truncation comes first.
+    fn add(&mut self, task: LogTask) -> Option<LogTask> {
+        match task {
+            LogTask::Append { entries, flushed } => {
+                for entry in &entries {
+                    let row = types::entry_to_pb(entry).encode_to_vec();
+                    self.bytes += row.len();
+                    self.last_index = Some(entry.log_id.index);
+                    self.batch.entries.push((entry.log_id.index, row.into()));
+                }
+                self.flushed.push(flushed);
+                self.urgent = true;
+            }
+            LogTask::Vote { row, flushed } => {
+                self.batch.vote = Some(row);
+                self.flushed.push(flushed);
+                self.urgent = true;
+            }
+            LogTask::Truncate { from, flushed } => {
+                if !self.batch.entries.is_empty() || self.batch.purge_through.is_some() {
+                    return Some(LogTask::Truncate { from, flushed });
+                }
+                self.batch.truncate_from =
+                    Some(self.batch.truncate_from.map_or(from, |earlier| earlier.min(from)));
+                self.last_index = Some(from.saturating_sub(1));
+                self.flushed.push(flushed);
+                self.urgent = true;
+            }
+            LogTask::Purge { through, row } => {
+                self.batch.purge_through = Some((through, row));
+                self.urgent = true;
+            }
+            LogTask::Committed { row } => self.batch.committed = Some(row),
+        }
+        None
+    }
+}

@@ -1,0 +1,58 @@
+//! Consensus: what is acknowledged is in the log of a majority, on disk, and applied in the same order everywhere.
+//!
+//! ```text
+//! Shard (client runtime) -> Proposer -> openraft -> LogStore -> log thread (fsync)
+//!                        -> ReadIndex     |  ^
+//!                                         v  |  Network / PeerService
+//! Shard <- apply thread <- StateMachine <-+  +--------------------------- peers
+//! ```
+//!
+//! openraft and everything around it run on a runtime of their own (`Node`); the log and the applying have a thread
+//! each. Only this module names openraft, and of its settings those in `node` that keep data safe are not to be
+//! changed by anyone.
+
+mod apply;
+mod clock;
+mod log_store;
+mod log_thread;
+mod membership;
+mod network;
+mod node;
+mod peer_service;
+mod progress;
+mod proposer;
+mod read_index;
+mod shard;
+mod snapshot_stream;
+mod state_machine;
+#[cfg(test)]
+mod tests;
+mod types;
+mod upkeep;
+mod waiters;
+
+pub use apply::rebuild;
+pub use network::OwnIdentity;
+pub use node::{MemberRecord, Node, NodeOptions, StartError};
+pub use progress::Progress;
+pub use shard::Shard;
+
+/// Why a request got no answer of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Nothing was proposed; to be tried again later.
+    #[error("too many requests are under way")]
+    TooManyRequests,
+    /// No answer in time. A command may still be applied.
+    #[error("the request timed out")]
+    TimedOut,
+    /// The leader was lost after it took the command in. It may or may not be applied.
+    #[error("the leader was lost with the request under way")]
+    LeaderLost,
+    /// The connection to the leader broke with the command under way. It may or may not be applied.
+    #[error("the connection to the leader was lost with the request under way")]
+    ConnectionLost,
+    /// This member is stopping.
+    #[error("this member is stopping")]
+    Stopped,
+}

@@ -1,0 +1,424 @@
+//! The client side of the peer connections.
+//!
+//! Each purpose has a connection of its own, so that a heartbeat never queues behind a snapshot. Every message names
+//! the cluster, both members and this member's data, because the receiver checks them first. A peer that cannot be
+//! reached is `Unreachable`, which makes openraft back off.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use proto::instar::peer as pb;
+use proto::instar::peer::peer_client::PeerClient;
+use thiserror::Error;
+use tonic::transport::{Channel, Endpoint};
+
+use super::progress::Progress;
+use super::snapshot_stream;
+use super::state_machine::{Snapshot, SnapshotData};
+use super::types::{self, Command, DecodeError, Member, TypeConfig, Vote};
+use crate::limits;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Append,
+    Heartbeat,
+    Snapshot,
+    Request,
+}
+
+/// Why a peer gave no answer.
+#[derive(Debug, Error)]
+pub enum PeerError {
+    #[error("member {0:x} is not in the membership")]
+    Unknown(u64),
+    #[error("the peer URL {url} of member {member_id:x} cannot be used: {reason}")]
+    BadUrl { member_id: u64, url: String, reason: String },
+    #[error("{0}")]
+    Status(#[from] Box<tonic::Status>),
+    #[error("an answer of a peer {0}")]
+    Decode(#[from] DecodeError),
+    #[error("cannot make or read the snapshot: {0}")]
+    Snapshot(#[from] io::Error),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl From<tonic::Status> for PeerError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl From<PeerError> for RPCError<TypeConfig> {
+    fn from(error: PeerError) -> Self {
+        match error {
+            // The peer is there and said something wrong: no reason to back off, but none to hurry either.
+            PeerError::Decode(_) => Self::Network(NetworkError::new(&error)),
+            _ => Self::Unreachable(Unreachable::new(&error)),
+        }
+    }
+}
+
+impl From<PeerError> for StreamingError<TypeConfig> {
+    fn from(error: PeerError) -> Self {
+        Self::Unreachable(Unreachable::new(&error))
+    }
+}
+
+/// Who this member is, to its peers.
+#[derive(Debug, Clone)]
+pub struct OwnIdentity {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    pub data_incarnation: [u8; 16],
+}
+
+/// The connections to all peers.
+pub struct Peers {
+    own: OwnIdentity,
+    progress: Arc<Progress>,
+    election_timeout: Duration,
+    snapshot_directory: std::path::PathBuf,
+    channels: Mutex<BTreeMap<(u64, Purpose), (String, Channel)>>,
+}
+
+impl Peers {
+    pub fn new(
+        own: OwnIdentity,
+        progress: Arc<Progress>,
+        election_timeout: Duration,
+        snapshot_directory: std::path::PathBuf,
+    ) -> Self {
+        let channels = Mutex::default();
+        Self { own, progress, election_timeout, snapshot_directory, channels }
+    }
+
+    pub fn own_id(&self) -> u64 {
+        self.own.member_id
+    }
+
+    /// Asks the leader to take proposals in; false if it says that it does not lead.
+    pub async fn propose(&self, leader_id: u64, commands: &[Command]) -> Result<bool, PeerError> {
+        let request = pb::ProposeRequest {
+            identity: Some(self.identity(leader_id)),
+            commands: commands.iter().map(types::command_to_pb).collect(),
+        };
+        let response = self.client(leader_id, Purpose::Request)?.propose(request).await?;
+        Ok(response.into_inner().accepted)
+    }
+
+    /// Asks the leader for the index that a linearizable read has to wait for; none if it could not confirm that it
+    /// leads.
+    pub async fn read_index(&self, leader_id: u64) -> Result<Option<u64>, PeerError> {
+        let request = pb::ReadIndexRequest { identity: Some(self.identity(leader_id)) };
+        let response =
+            self.client(leader_id, Purpose::Request)?.read_index(request).await?.into_inner();
+        Ok(response.confirmed.then_some(response.index))
+    }
+
+    /// Asks the leader to write this member's attributes into the membership.
+    pub async fn publish(&self, leader_id: u64, member: &Member) -> Result<bool, PeerError> {
+        let request = pb::PublishRequest {
+            identity: Some(self.identity(leader_id)),
+            member: Some(types::member_to_pb(self.own.member_id, member)),
+        };
+        let response = self.client(leader_id, Purpose::Request)?.publish(request).await?;
+        Ok(response.into_inner().accepted)
+    }
+
+    fn identity(&self, to_member_id: u64) -> pb::Identity {
+        pb::Identity {
+            cluster_id: self.own.cluster_id,
+            from_member_id: self.own.member_id,
+            to_member_id,
+            data_incarnation: bytes::Bytes::copy_from_slice(&self.own.data_incarnation),
+        }
+    }
+
+    fn client(&self, member_id: u64, purpose: Purpose) -> Result<PeerClient<Channel>, PeerError> {
+        let membership = self.progress.membership();
+        let member = membership.get_node(&member_id).ok_or(PeerError::Unknown(member_id))?;
+        self.client_at(member_id, member, purpose)
+    }
+
+    fn client_at(
+        &self,
+        member_id: u64,
+        member: &Member,
+        purpose: Purpose,
+    ) -> Result<PeerClient<Channel>, PeerError> {
+        let url = member.attributes().peer_urls.first().cloned().unwrap_or_default();
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = match channels.get(&(member_id, purpose)) {
+            Some((known, channel)) if *known == url => channel.clone(),
+            _ => {
+                let channel = self.connect(member_id, &url)?;
+                channels.insert((member_id, purpose), (url, channel.clone()));
+                channel
+            }
+        };
+        Ok(PeerClient::new(channel)
+            .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::PEER_MESSAGE_BYTES))
+    }
+
+    /// A connection that is made when it is first used, and given up when the other side falls silent.
+    fn connect(&self, member_id: u64, url: &str) -> Result<Channel, PeerError> {
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| {
+            PeerError::BadUrl { member_id, url: url.to_owned(), reason: error.to_string() }
+        })?;
+        Ok(endpoint
+            .tcp_nodelay(true)
+            .connect_timeout(self.election_timeout)
+            .http2_keep_alive_interval(self.election_timeout)
+            .keep_alive_timeout(self.election_timeout * 2)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::PEER_STREAM_WINDOW_BYTES * 2)
+            .connect_lazy())
+    }
+}
+
+/// Makes openraft's connections.
+pub struct Network {
+    pub peers: Arc<Peers>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
+        self.connection(target, node, Purpose::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Connection {
+        self.connection(target, node, Purpose::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Connection {
+        self.connection(target, node, Purpose::Snapshot)
+    }
+}
+
+impl Network {
+    fn connection(&self, target: u64, node: &Member, purpose: Purpose) -> Connection {
+        Connection { peers: self.peers.clone(), target, node: node.clone(), purpose }
+    }
+}
+
+/// One connection of openraft to one peer.
+pub struct Connection {
+    peers: Arc<Peers>,
+    target: u64,
+    node: Member,
+    purpose: Purpose,
+}
+
+impl Connection {
+    fn client(&self) -> Result<PeerClient<Channel>, PeerError> {
+        self.peers.client_at(self.target, &self.node, self.purpose)
+    }
+
+    fn vote_request(&self, request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {
+        pb::VoteRequest {
+            identity: Some(self.peers.identity(self.target)),
+            vote: Some(types::vote_to_pb(&request.vote)),
+            last_log_id: request.last_log_id.as_ref().map(types::log_id_to_pb),
+            leader_transfer: request.leadership_transfer,
+        }
+    }
+
+    async fn append_stream<S>(
+        &self,
+        input: S,
+    ) -> Result<
+        BoxStream<'static, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+        PeerError,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let identity = self.peers.identity(self.target);
+        let requests = input.map(move |request| append_request(&request, &identity));
+        let responses = self.client()?.append(requests).await?.into_inner();
+        let results = responses.map(|response| {
+            let response = response.map_err(PeerError::from)?;
+            Ok(append_result(response).map_err(PeerError::from)?)
+        });
+        Ok(Box::pin(results))
+    }
+}
+
+fn append_request(
+    request: &AppendEntriesRequest<TypeConfig>,
+    identity: &pb::Identity,
+) -> pb::AppendRequest {
+    pb::AppendRequest {
+        identity: Some(identity.clone()),
+        vote: Some(types::vote_to_pb(&request.vote)),
+        previous: request.prev_log_id.as_ref().map(types::log_id_to_pb),
+        entries: request.entries.iter().map(types::entry_to_pb).collect(),
+        leader_commit: request.leader_commit.as_ref().map(types::log_id_to_pb),
+    }
+}
+
+fn append_result(
+    response: pb::AppendResponse,
+) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
+    use pb::append_response::Result as Answer;
+    Ok(match response.result.ok_or(DecodeError::Missing("result"))? {
+        Answer::Appended(appended) => Ok(types::optional_log_id_from_pb(appended.log_id)?),
+        Answer::Conflict(log_id) => {
+            Err(StreamAppendError::Conflict(types::log_id_from_pb(log_id)?))
+        }
+        Answer::HigherVote(vote) => {
+            Err(StreamAppendError::HigherVote(types::vote_from_pb(Some(vote))?))
+        }
+    })
+}
+
+fn vote_response(response: pb::VoteResponse) -> Result<VoteResponse<TypeConfig>, DecodeError> {
+    Ok(VoteResponse {
+        vote: types::vote_from_pb(response.vote)?,
+        vote_granted: response.granted,
+        last_log_id: types::optional_log_id_from_pb(response.last_log_id)?,
+    })
+}
+
+/// Limits an exchange with a peer to the time that openraft gives it.
+async fn within<T, E: Into<PeerError>>(
+    limit: Duration,
+    exchange: impl Future<Output = Result<T, E>>,
+) -> Result<T, PeerError> {
+    match tokio::time::timeout(limit, exchange).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(PeerError::TimedOut(limit)),
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let sent = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let exchange = async {
+            let mut results = self.append_stream(futures_util::stream::iter([request])).await?;
+            Ok::<_, PeerError>(results.next().await)
+        };
+        Ok(match within(option.hard_ttl(), exchange).await? {
+            Some(result) => match result? {
+                Ok(log_id) if log_id == sent => AppendEntriesResponse::Success,
+                Ok(log_id) => AppendEntriesResponse::PartialSuccess(log_id),
+                Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+                Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+            },
+            None => {
+                return Err(PeerError::from(tonic::Status::unavailable(
+                    "the peer ended the stream",
+                ))
+                .into());
+            }
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let results: BoxStream<'s, _> = self.append_stream(input).await?;
+            Ok(results)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let message = self.vote_request(&request);
+        let mut client = self.client()?;
+        let response = within(option.hard_ttl(), client.vote(message)).await?;
+        Ok(vote_response(response.into_inner()).map_err(PeerError::from)?)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let message = self.vote_request(&request);
+        let mut client = self.client()?;
+        let response = within(option.hard_ttl(), client.pre_vote(message)).await?;
+        Ok(vote_response(response.into_inner()).map_err(PeerError::from)?)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let sending = async {
+            let identity = self.peers.identity(self.target);
+            let parts =
+                snapshot_stream::send(&self.peers.snapshot_directory, identity, vote, snapshot)
+                    .await?;
+            let response = self.client()?.snapshot(parts).await?.into_inner();
+            let vote = types::vote_from_pb(response.vote)?;
+            Ok::<_, PeerError>(SnapshotResponse { vote })
+        };
+        tokio::select! {
+            result = sending => Ok(result?),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let message = pb::TransferLeaderRequest {
+            identity: Some(self.peers.identity(self.target)),
+            from_leader: Some(types::vote_to_pb(request.from_leader())),
+            to_member_id: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(types::log_id_to_pb),
+        };
+        let mut client = self.client()?;
+        let response =
+            within(option.hard_ttl(), client.transfer_leader(message)).await?.into_inner();
+        if response.refusal.is_empty() {
+            return Ok(Ok(()));
+        }
+        Err(PeerError::from(tonic::Status::failed_precondition(response.refusal)).into())
+    }
+}

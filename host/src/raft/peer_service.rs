@@ -1,0 +1,288 @@
+//! The server side of the peer connections.
+//!
+//! Nothing of a message is looked at before its identity has been checked: openraft itself knows neither clusters nor
+//! data directories, and would take a stranger's vote.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{Stream, StreamExt};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
+};
+use proto::instar::peer as pb;
+use proto::instar::peer::peer_server::Peer;
+use tokio::sync::mpsc;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::membership::MembershipKeeper;
+use super::network::OwnIdentity;
+use super::progress::Progress;
+use super::proposer::Proposal;
+use super::types::{self, DecodeError, Raft, TypeConfig};
+use super::{read_index, snapshot_stream};
+
+/// What answers the peers.
+pub struct PeerService {
+    pub own: OwnIdentity,
+    pub raft: Raft,
+    pub progress: Arc<Progress>,
+    pub membership: Arc<MembershipKeeper>,
+    pub proposals: mpsc::Sender<Vec<Proposal>>,
+    pub request_timeout: Duration,
+    pub snapshot_directory: std::path::PathBuf,
+}
+
+/// Checks who speaks. Each refusal tells the other side's operator what is wrong.
+#[derive(Clone)]
+struct Doorkeeper {
+    own: OwnIdentity,
+    progress: Arc<Progress>,
+}
+
+impl Doorkeeper {
+    fn admit(&self, identity: Option<&pb::Identity>) -> Result<u64, Status> {
+        let identity =
+            identity.ok_or_else(|| Status::invalid_argument("the message names no sender"))?;
+        let from = identity.from_member_id;
+        if identity.cluster_id != self.own.cluster_id {
+            return Err(Status::permission_denied(format!(
+                "cluster ID mismatch: member {from:x} is of cluster {:x}, this member of {:x}; \
+                 check --initial-cluster and --initial-cluster-token of both",
+                identity.cluster_id, self.own.cluster_id
+            )));
+        }
+        if identity.to_member_id != self.own.member_id {
+            return Err(Status::permission_denied(format!(
+                "member {from:x} looks for member {:x} here, but this is {:x}; check the peer URLs",
+                identity.to_member_id, self.own.member_id
+            )));
+        }
+        if from == self.own.member_id {
+            return Err(Status::permission_denied(
+                "this member does not talk to itself; check the peer URLs",
+            ));
+        }
+        let membership = self.progress.membership();
+        // Before its first membership a member knows nobody; what it hears then is the cluster's first election.
+        if membership.log_id().is_some() {
+            let member = membership.get_node(&from).ok_or_else(|| {
+                Status::permission_denied(format!(
+                    "member {from:x} is not in this cluster (any more)"
+                ))
+            })?;
+            let known = &member.attributes().data_incarnation;
+            if !known.is_empty() && *known != identity.data_incarnation {
+                return Err(Status::permission_denied(format!(
+                    "member {from:x} has lost its data since it joined, and with it what it voted and \
+                     acknowledged; remove it from the cluster and add it as a new member"
+                )));
+            }
+        }
+        Ok(from)
+    }
+}
+
+fn invalid(error: DecodeError) -> Status {
+    Status::invalid_argument(format!("the message {error}"))
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("raft has stopped: {error}"))
+}
+
+fn append_request(
+    request: pb::AppendRequest,
+) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+    Ok(AppendEntriesRequest {
+        vote: types::vote_from_pb(request.vote)?,
+        prev_log_id: types::optional_log_id_from_pb(request.previous)?,
+        entries: request.entries.into_iter().map(types::entry_from_pb).collect::<Result<_, _>>()?,
+        leader_commit: types::optional_log_id_from_pb(request.leader_commit)?,
+    })
+}
+
+fn append_response(result: StreamAppendResult<TypeConfig>) -> pb::AppendResponse {
+    use pb::append_response::{Appended, Result as Answer};
+    let answer = match result {
+        Ok(log_id) => {
+            Answer::Appended(Appended { log_id: log_id.as_ref().map(types::log_id_to_pb) })
+        }
+        Err(StreamAppendError::Conflict(log_id)) => Answer::Conflict(types::log_id_to_pb(&log_id)),
+        Err(StreamAppendError::HigherVote(vote)) => Answer::HigherVote(types::vote_to_pb(&vote)),
+    };
+    pb::AppendResponse { result: Some(answer) }
+}
+
+fn vote_request(request: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, DecodeError> {
+    Ok(VoteRequest {
+        vote: types::vote_from_pb(request.vote)?,
+        last_log_id: types::optional_log_id_from_pb(request.last_log_id)?,
+        leadership_transfer: request.leader_transfer,
+    })
+}
+
+fn vote_response(response: openraft::raft::VoteResponse<TypeConfig>) -> pb::VoteResponse {
+    pb::VoteResponse {
+        vote: Some(types::vote_to_pb(&response.vote)),
+        granted: response.vote_granted,
+        last_log_id: response.last_log_id.as_ref().map(types::log_id_to_pb),
+    }
+}
+
+impl PeerService {
+    fn doorkeeper(&self) -> Doorkeeper {
+        Doorkeeper { own: self.own.clone(), progress: self.progress.clone() }
+    }
+
+    fn admit(&self, identity: Option<&pb::Identity>) -> Result<u64, Status> {
+        self.doorkeeper().admit(identity)
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type AppendStream = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
+
+    /// Requests go into openraft's own pipeline; the first one that is refused ends the stream.
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let doorkeeper = self.doorkeeper();
+        let progress = self.progress.clone();
+        let (refusals, mut refused) = mpsc::channel(1);
+        let requests = request.into_inner().map(move |message| {
+            let message = message?;
+            doorkeeper.admit(message.identity.as_ref())?;
+            progress.leader_seen(Duration::ZERO);
+            append_request(message).map_err(invalid)
+        });
+        let admitted = requests.scan(refusals, |refusals, request| {
+            let request = match request {
+                Ok(request) => Some(request),
+                Err(status) => {
+                    // The channel has room for the one refusal that ends the stream.
+                    drop(refusals.try_send(status));
+                    None
+                }
+            };
+            std::future::ready(request)
+        });
+        let results = self
+            .raft
+            .stream_append(admitted)
+            .map(|result| result.map(append_response).map_err(stopped));
+        let refusal = async move { refused.recv().await.map(Err) };
+        let last = futures_util::stream::once(refusal).filter_map(std::future::ready);
+        Ok(Response::new(Box::pin(results.chain(last))))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        let response =
+            self.raft.vote(vote_request(message).map_err(invalid)?).await.map_err(stopped)?;
+        Ok(Response::new(vote_response(response)))
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        let response =
+            self.raft.pre_vote(vote_request(message).map_err(invalid)?).await.map_err(stopped)?;
+        Ok(Response::new(vote_response(response)))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotRequest>>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        let mut parts = request.into_inner();
+        let first = parts.next().await.transpose()?.and_then(|message| message.part);
+        let Some(pb::snapshot_request::Part::Header(header)) = first else {
+            return Err(Status::invalid_argument("a snapshot begins with its header"));
+        };
+        let from = self.admit(header.identity.as_ref())?;
+        tracing::info!(
+            from = format!("{from:x}"),
+            size_bytes = header.size_bytes,
+            "receiving a snapshot"
+        );
+        let received = snapshot_stream::receive(&self.snapshot_directory, header, parts)
+            .await
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let response = self
+            .raft
+            .install_full_snapshot(received.vote, received.snapshot)
+            .await
+            .map_err(stopped)?;
+        Ok(Response::new(pb::SnapshotResponse { vote: Some(types::vote_to_pb(&response.vote)) }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        let transfer = TransferLeaderRequest::new(
+            types::vote_from_pb(message.from_leader).map_err(invalid)?,
+            message.to_member_id,
+            types::optional_log_id_from_pb(message.last_log_id).map_err(invalid)?,
+        );
+        let answer = self.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
+        let refusal = answer.err().map(|error| error.to_string()).unwrap_or_default();
+        Ok(Response::new(pb::TransferLeaderResponse { refusal }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<pb::ProposeRequest>,
+    ) -> Result<Response<pb::ProposeResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        if !self.raft.is_leader() {
+            return Ok(Response::new(pb::ProposeResponse { accepted: false }));
+        }
+        let deadline = Instant::now() + self.request_timeout;
+        let proposal = |command| Proposal { command: types::command_from_pb(command), deadline };
+        let batch = message.commands.into_iter().map(proposal).collect();
+        self.proposals.send(batch).await.map_err(stopped)?;
+        Ok(Response::new(pb::ProposeResponse { accepted: true }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<pb::ReadIndexRequest>,
+    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
+        self.admit(request.into_inner().identity.as_ref())?;
+        let index =
+            if self.raft.is_leader() { read_index::confirm(&self.raft).await } else { None };
+        let response =
+            pb::ReadIndexResponse { confirmed: index.is_some(), index: index.unwrap_or_default() };
+        Ok(Response::new(response))
+    }
+
+    async fn publish(
+        &self,
+        request: Request<pb::PublishRequest>,
+    ) -> Result<Response<pb::PublishResponse>, Status> {
+        let message = request.into_inner();
+        let from = self.admit(message.identity.as_ref())?;
+        let member = message.member.ok_or_else(|| invalid(DecodeError::Missing("member")))?;
+        let (id, member) = types::member_from_pb(member);
+        if id != from {
+            return Err(Status::permission_denied("a member publishes itself and no other"));
+        }
+        let accepted = self.membership.set_attributes(id, member).await;
+        Ok(Response::new(pb::PublishResponse { accepted }))
+    }
+}

@@ -1,0 +1,192 @@
+//! Brings proposals into the log: here when this member leads, through the leader when it does not.
+//!
+//! A command is tried again only while it is certain that no log has it. As soon as a peer may have taken it in, its
+//! waiter gets the outcome from the apply thread, or an error that says that the outcome is unknown: so nothing is
+//! ever applied twice.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::RequestError;
+use super::clock::ReplicatedClock;
+use super::network::Peers;
+use super::progress::Progress;
+use super::shard::Shards;
+use super::types::{Command, Raft, TypeConfig};
+use super::waiters::FailureNotice;
+use crate::limits;
+
+/// How long a proposal that nobody could take waits before it is tried again.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
+
+/// A command on its way to the log.
+#[derive(Debug)]
+pub struct Proposal {
+    pub command: Command,
+    /// When its waiter gives up; after that it must not be proposed any more.
+    pub deadline: Instant,
+}
+
+/// What went wrong with a command that was handed to openraft.
+#[derive(Debug)]
+pub enum Failure {
+    /// It never was in the log.
+    NotAppended(Command),
+    /// It was in this member's log, and another leader's log replaced it. It may have been committed before.
+    Unknown(Command),
+}
+
+impl Failure {
+    pub fn of_write(command: Command, result: ClientWriteResult<TypeConfig>) -> Option<Self> {
+        match result {
+            Ok(_) => None,
+            Err(ClientWriteError::ForwardToLeader(_)) => Some(Self::NotAppended(command)),
+            Err(_) => Some(Self::Unknown(command)),
+        }
+    }
+}
+
+/// The task that proposes. It runs on the raft runtime.
+pub struct Proposer {
+    pub raft: Raft,
+    pub peers: Arc<Peers>,
+    pub progress: Arc<Progress>,
+    pub clock: Arc<ReplicatedClock>,
+    pub shards: Arc<Shards>,
+    pub request_timeout: Duration,
+}
+
+impl Proposer {
+    /// Runs until every sender of proposals is gone.
+    pub async fn run(self, mut proposals: mpsc::Receiver<Vec<Proposal>>) {
+        let (failures, mut failed) = mpsc::unbounded_channel();
+        let forwards = Arc::new(Semaphore::new(limits::FORWARDED_BATCHES));
+        let mut parked: Vec<Proposal> = Vec::new();
+        let mut retry_at = Instant::now();
+        loop {
+            let mut batch = Vec::new();
+            tokio::select! {
+                received = proposals.recv() => match received {
+                    Some(received) => batch = received,
+                    None => return,
+                },
+                Some(failure) = failed.recv() => parked.extend(self.retry(failure)),
+                () = tokio::time::sleep_until(retry_at.into()), if !parked.is_empty() => {
+                    batch = std::mem::take(&mut parked);
+                }
+            }
+            while let Ok(more) = proposals.try_recv() {
+                batch.extend(more);
+            }
+            while let Ok(failure) = failed.try_recv() {
+                parked.extend(self.retry(failure));
+            }
+            let now = Instant::now();
+            batch.retain(|proposal| proposal.deadline > now);
+            let unsent = self.route(batch, &failures, &forwards).await;
+            if retry_at <= now {
+                retry_at = now + RETRY_DELAY;
+            }
+            parked.extend(unsent);
+        }
+    }
+
+    /// Sends the batch where it can be proposed. What comes back could not be sent anywhere yet.
+    async fn route(
+        &self,
+        batch: Vec<Proposal>,
+        failures: &mpsc::UnboundedSender<Failure>,
+        forwards: &Arc<Semaphore>,
+    ) -> Vec<Proposal> {
+        if batch.is_empty() {
+            return batch;
+        }
+        if self.raft.is_leader() {
+            self.propose(batch, failures).await;
+            return Vec::new();
+        }
+        let leader_id =
+            self.progress.leader_id().filter(|leader_id| *leader_id != self.peers.own_id());
+        let (Some(leader_id), Ok(permit)) = (leader_id, forwards.clone().try_acquire_owned())
+        else {
+            return batch;
+        };
+        let (peers, shards) = (self.peers.clone(), self.shards.clone());
+        let failures = failures.clone();
+        tokio::spawn(async move {
+            forward(&peers, &shards, leader_id, batch, &failures).await;
+            drop(permit);
+        });
+        Vec::new()
+    }
+
+    async fn propose(&self, batch: Vec<Proposal>, failures: &mpsc::UnboundedSender<Failure>) {
+        let time_ms = self.clock.now_ms();
+        for Proposal { mut command, .. } in batch {
+            command.time_ms = time_ms;
+            let notice = FailureNotice::new(command.clone(), failures.clone());
+            if self.raft.client_write_ff(command, Some(notice)).await.is_err() {
+                // openraft has stopped; `node` ends the process, and says why.
+                return;
+            }
+        }
+    }
+
+    /// What is to be tried again after a failure.
+    fn retry(&self, failure: Failure) -> Option<Proposal> {
+        match failure {
+            // A waiter that is gone by then makes the command no less valid: it was never refused.
+            Failure::NotAppended(command) => {
+                Some(Proposal { command, deadline: Instant::now() + self.request_timeout })
+            }
+            Failure::Unknown(command) => {
+                self.shards.fail([command.origin], RequestError::LeaderLost);
+                None
+            }
+        }
+    }
+}
+
+/// Hands a batch to the leader. Proposals that it certainly did not take in are returned as failures to be retried.
+async fn forward(
+    peers: &Peers,
+    shards: &Shards,
+    leader_id: u64,
+    batch: Vec<Proposal>,
+    failures: &mpsc::UnboundedSender<Failure>,
+) {
+    let mut commands: Vec<Command> = batch.into_iter().map(|proposal| proposal.command).collect();
+    while !commands.is_empty() {
+        let rest = commands.split_off(chunk_length(&commands));
+        match peers.propose(leader_id, &commands).await {
+            Ok(true) => {}
+            Ok(false) => {
+                for command in commands.drain(..) {
+                    drop(failures.send(Failure::NotAppended(command)));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, leader = format!("{leader_id:x}"), "cannot forward proposals");
+                shards.fail(
+                    commands.iter().map(|command| command.origin),
+                    RequestError::ConnectionLost,
+                );
+            }
+        }
+        commands = rest;
+    }
+}
+
+/// How many of the commands fit into one message to the leader; at least one.
+fn chunk_length(commands: &[Command]) -> usize {
+    let mut bytes = 0;
+    let fits = |command: &&Command| {
+        bytes += command.request.len();
+        bytes <= limits::APPEND_REQUEST_BYTES
+    };
+    commands.iter().take_while(fits).count().max(1)
+}

@@ -1,0 +1,418 @@
+//! Members in one process, over real sockets and real files: what the end-to-end tests cannot arrange.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prost::Message;
+use proto::etcdserverpb::{InternalRaftRequest, PutRequest, RangeRequest};
+use proto::instar::kv;
+
+use super::network::OwnIdentity;
+use super::node::{Node, NodeOptions};
+use crate::runtime::{BUILT_IN, Machine, Runtime};
+use crate::storage::{Backends, DataDir, Identity, Log, State, Views, files};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn machine() -> Machine {
+    Runtime::new(None)
+        .and_then(|runtime| runtime.load(BUILT_IN))
+        .expect("the built-in machine loads")
+}
+
+fn request(etcd: InternalRaftRequest) -> Bytes {
+    kv::Request { kind: Some(kv::request::Kind::Etcd(etcd)) }.encode_to_vec().into()
+}
+
+fn put(key: &str, value: &str) -> Bytes {
+    let put = PutRequest {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+        ..PutRequest::default()
+    };
+    request(InternalRaftRequest { put: Some(put), ..InternalRaftRequest::default() })
+}
+
+/// One member, and how to start it again.
+struct TestMember {
+    options: Box<dyn Fn() -> NodeOptions>,
+    directory: tempfile::TempDir,
+    peer_address: String,
+    running: Option<Running>,
+}
+
+struct Running {
+    node: Arc<Node>,
+    views: Views,
+    runtime: tokio::runtime::Runtime,
+    _data: DataDir,
+}
+
+struct TestCluster {
+    machine: Machine,
+    members: Vec<TestMember>,
+}
+
+impl TestCluster {
+    fn new(count: usize) -> Self {
+        Self::with_backends(&vec![files(); count])
+    }
+
+    /// As many members as there are ways to the disk.
+    fn with_backends(backends: &[Backends]) -> Self {
+        let count = backends.len() as u64;
+        let reserved: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
+        let addresses: Vec<String> =
+            reserved.iter().map(|it| it.local_addr().unwrap().to_string()).collect();
+        let initial: BTreeMap<u64, (String, Vec<String>)> = (1..=count)
+            .map(|id| {
+                (id, (format!("m{id}"), vec![format!("http://{}", addresses[id as usize - 1])]))
+            })
+            .collect();
+        let members = (1..=count).map(|id| {
+            let directory = tempfile::tempdir().expect("a directory");
+            let (initial, snapshots) = (initial.clone(), directory.path().join("member/snapshot"));
+            let options = move || NodeOptions {
+                own: OwnIdentity { cluster_id: 7, member_id: id, data_incarnation: [id as u8; 16] },
+                name: format!("m{id}"),
+                client_urls: vec![format!("http://client-{id}")],
+                initial_members: initial.clone(),
+                heartbeat_interval_ms: 50,
+                election_timeout_ms: 500,
+                snapshot_entries: 100,
+                snapshot_directory: snapshots.clone(),
+                shards: 1,
+                request_timeout: Duration::from_secs(7),
+                process_incarnation: rand::random(),
+            };
+            TestMember {
+                options: Box::new(options),
+                directory,
+                peer_address: addresses[id as usize - 1].clone(),
+                running: None,
+            }
+        });
+        let mut cluster = Self { machine: machine(), members: members.collect() };
+        drop(reserved);
+        for (number, backends) in backends.iter().enumerate() {
+            cluster.start(number, backends);
+        }
+        cluster
+    }
+
+    fn start(&mut self, number: usize, backends: &Backends) {
+        let member = &mut self.members[number];
+        let options = (member.options)();
+        let path = member.directory.path();
+        let own = options.own.clone();
+        let identity = Identity {
+            cluster_id: own.cluster_id,
+            member_id: own.member_id,
+            incarnation: own.data_incarnation,
+        };
+        let data = DataDir::open(path, identity, false).expect("the data directory is ours");
+        let running = run(&self.machine, data, options, &member.peer_address, backends);
+        member.running = Some(running);
+    }
+
+    /// Ends a member without a word to anyone, as a crash of the process does.
+    fn crash(&mut self, number: usize) {
+        let running = self.members[number].running.take().expect("it runs");
+        running.runtime.shutdown_timeout(Duration::from_secs(5));
+        running.node.join_threads();
+    }
+
+    fn node(&self, number: usize) -> &Arc<Node> {
+        &self.members[number].running.as_ref().expect("it runs").node
+    }
+
+    fn leader(&self) -> usize {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            for (number, member) in self.members.iter().enumerate() {
+                if let Some(running) = &member.running
+                    && running.node.progress.is_leader()
+                {
+                    return number;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("nobody leads");
+    }
+
+    /// Proposes through one member, and gives the revision.
+    fn propose(&self, number: usize, command: Bytes) -> u64 {
+        let running = self.members[number].running.as_ref().expect("it runs");
+        let shard = running.node.shard(0).expect("there is a shard");
+        let outcome = running.runtime.block_on(shard.propose(command)).expect("it is applied");
+        outcome.response.expect("it is not rejected");
+        outcome.revision
+    }
+
+    /// What a linearizable read of a key through one member finds.
+    fn get(&self, number: usize, key: &str) -> Option<Bytes> {
+        let running = self.members[number].running.as_ref().expect("it runs");
+        let shard = running.node.shard(0).expect("there is a shard");
+        running.runtime.block_on(shard.read_index()).expect("a quorum answers");
+        let range = RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() };
+        let query =
+            request(InternalRaftRequest { range: Some(range), ..InternalRaftRequest::default() });
+        let answer =
+            self.machine.reader().query(&running.views.latest(), &query).expect("it answers");
+        let response = proto::etcdserverpb::RangeResponse::decode(answer.body).expect("a response");
+        response.kvs.into_iter().next().map(|kv| kv.value)
+    }
+
+    /// Waits until all running members have applied the same, and compares their digests.
+    fn expect_equal_states(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let marks: Vec<_> = self
+                .members
+                .iter()
+                .filter_map(|member| member.running.as_ref())
+                .map(|running| running.views.latest().mark().clone())
+                .collect();
+            let level = marks.windows(2).all(|pair| pair[0].applied == pair[1].applied);
+            if level {
+                assert!(marks.windows(2).all(|pair| pair[0].digest == pair[1].digest), "{marks:?}");
+                return;
+            }
+            assert!(Instant::now() < deadline, "the members do not level: {marks:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn run(
+    machine: &Machine,
+    data: DataDir,
+    options: NodeOptions,
+    peer_address: &str,
+    backends: &Backends,
+) -> Running {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let directory: &Path = data.files();
+    let log = Log::open(directory, backends).expect("the log opens");
+    let tables = &machine.description().tables;
+    let mut state = State::open(directory, backends, tables).expect("the state opens");
+    super::rebuild(machine, &mut state).expect("the derived tables are made");
+    let views = state.views();
+    let listener = bind(peer_address);
+    let node = runtime
+        .block_on(Node::start(
+            options,
+            log,
+            (state, views.clone()),
+            machine.clone(),
+            vec![listener],
+        ))
+        .expect("the member starts");
+    let shard = node.shard(0).expect("there is a shard");
+    runtime.spawn(async move { shard.run().await });
+    Running { node, views, runtime, _data: data }
+}
+
+/// The port of a member that has just crashed is free again soon.
+fn bind(address: &str) -> TcpListener {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "cannot bind {address}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn one_member_applies_what_it_acknowledges_and_has_it_after_a_crash() {
+    let mut cluster = TestCluster::new(1);
+    let leader = cluster.leader();
+    assert_eq!(cluster.propose(leader, put("a", "1")), 2);
+    assert_eq!(cluster.propose(leader, put("a", "2")), 3);
+    assert_eq!(cluster.get(leader, "a").unwrap(), "2");
+
+    cluster.crash(0);
+    cluster.start(0, &files());
+    cluster.leader();
+    assert_eq!(cluster.get(0, "a").unwrap(), "2");
+    assert_eq!(cluster.propose(0, put("a", "3")), 4);
+}
+
+#[test]
+fn followers_forward_proposals_and_reads() {
+    let cluster = TestCluster::new(3);
+    let leader = cluster.leader();
+    let follower = (leader + 1) % 3;
+    assert_eq!(cluster.propose(follower, put("a", "1")), 2);
+    assert_eq!(cluster.get(leader, "a").unwrap(), "1");
+    assert_eq!(cluster.propose(leader, put("a", "2")), 3);
+    assert_eq!(cluster.get(follower, "a").unwrap(), "2");
+    cluster.expect_equal_states();
+}
+
+#[test]
+fn members_learn_each_others_names_and_client_urls() {
+    let cluster = TestCluster::new(3);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let members = cluster.node(0).members();
+        if members
+            .iter()
+            .all(|member| member.client_urls == [format!("http://client-{}", member.id)])
+        {
+            assert!(members.iter().all(|member| member.name == format!("m{}", member.id)));
+            return;
+        }
+        assert!(Instant::now() < deadline, "{members:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_member_that_fell_behind_the_log_gets_a_snapshot() {
+    let mut cluster = TestCluster::new(3);
+    let leader = cluster.leader();
+    let behind = (leader + 1) % 3;
+    cluster.propose(leader, put("a", "1"));
+    cluster.expect_equal_states();
+    cluster.crash(behind);
+    // Far more than `snapshot_entries`, and than the entries kept behind a shortened log.
+    for number in 0..500 {
+        cluster.propose(cluster.leader(), put("a", &number.to_string()));
+    }
+    cluster.start(behind, &files());
+    cluster.expect_equal_states();
+    assert_eq!(cluster.get(behind, "a").unwrap(), "499");
+}
+
+#[test]
+fn another_leader_takes_over_without_losing_anything() {
+    let mut cluster = TestCluster::new(3);
+    for round in 0..3 {
+        let leader = cluster.leader();
+        let other = (leader + 1) % 3;
+        cluster.propose(leader, put("round", &round.to_string()));
+        cluster.crash(leader);
+        assert_eq!(cluster.get(other, "round").unwrap(), round.to_string());
+        cluster.propose(other, put("other", &round.to_string()));
+        cluster.start(leader, &files());
+        cluster.expect_equal_states();
+    }
+}
+
+/// A file whose syncs can be made to hang: what was written meanwhile is lost with the process.
+#[derive(Debug)]
+struct StallingFile {
+    path: std::path::PathBuf,
+    image: Mutex<Vec<u8>>,
+    stall: Arc<Stall>,
+}
+
+#[derive(Debug, Default)]
+struct Stall {
+    state: Mutex<StallState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum StallState {
+    #[default]
+    Working,
+    Hanging,
+    /// The power is gone.
+    Dead,
+}
+
+impl Stall {
+    fn set(&self, state: StallState) {
+        *self.state.lock().unwrap() = state;
+        self.changed.notify_all();
+    }
+
+    fn backends(stall: &Arc<Stall>) -> Backends {
+        let stall = stall.clone();
+        Arc::new(move |path| {
+            let image = match std::fs::read(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                other => other?,
+            };
+            let path = path.to_owned();
+            Ok(Box::new(StallingFile { path, image: Mutex::new(image), stall: stall.clone() }))
+        })
+    }
+}
+
+impl redb::StorageBackend for StallingFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.image.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = offset as usize;
+        out.copy_from_slice(&self.image.lock().unwrap()[start..start + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.image.lock().unwrap().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let state = self.stall.state.lock().unwrap();
+        let state =
+            self.stall.changed.wait_while(state, |state| *state == StallState::Hanging).unwrap();
+        match *state {
+            StallState::Dead => Err(io::Error::other("the power is gone")),
+            _ => std::fs::write(&self.path, &*self.image.lock().unwrap()),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let start = offset as usize;
+        self.image.lock().unwrap()[start..start + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+/// openraft replicates and commits before the leader's own fsync, and by default a leader that restarts resumes its
+/// term. A leader that died with a tail that two followers had and its own disk had not then gave the same log id to
+/// another entry: the followers acknowledged without replacing theirs, and the states parted for good. With
+/// `enable_leader_restore: Some(false)` a restarted leader has to be elected, and only one with the tail can be.
+#[test]
+fn a_restarted_leader_does_not_reuse_log_ids() {
+    let stalls: Vec<Arc<Stall>> = (0..3).map(|_| Arc::new(Stall::default())).collect();
+    let backends: Vec<Backends> = stalls.iter().map(Stall::backends).collect();
+    let mut cluster = TestCluster::with_backends(&backends);
+    let leader = cluster.leader();
+    cluster.propose(leader, put("a", "on every disk"));
+    cluster.expect_equal_states();
+
+    stalls[leader].set(StallState::Hanging);
+    cluster.propose(leader, put("b", "not on the leader's disk"));
+    stalls[leader].set(StallState::Dead);
+    cluster.crash(leader);
+    stalls[leader].set(StallState::Working);
+    cluster.start(leader, &backends[leader]);
+
+    let next = cluster.leader();
+    cluster.propose(next, put("c", "after the restart"));
+    cluster.expect_equal_states();
+    for member in 0..3 {
+        assert_eq!(cluster.get(member, "b").unwrap(), "not on the leader's disk");
+        assert_eq!(cluster.get(member, "c").unwrap(), "after the restart");
+    }
+}

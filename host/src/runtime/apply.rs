@@ -1,0 +1,159 @@
+//! Applies committed entries, so that how they are divided into batches does not show.
+
+use super::{
+    Applied, ApplyError, Budget, CallError, Entry, LocalFailure, Outcome, Rejection, abi,
+    host_state::{HostState, Source, Writable},
+    instance::Instance,
+    machine::{ApplyExport, Machine},
+    outcome::{self, Claim},
+};
+use crate::storage::Overlay;
+
+impl Machine {
+    /// Applies committed entries in order, in an instance that lives no longer than this call.
+    ///
+    /// `overlay` is what the entries see and write to; `revision` is the state's revision before the first of them.
+    /// An entry that the machine fails on is answered with a rejection (gRPC code 13) and leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// This member cannot apply; the overlay is lost with all that was in it. The entries are committed, so it must
+    /// stop applying.
+    pub fn apply(
+        &self,
+        overlay: Overlay,
+        revision: u64,
+        entries: &[Entry],
+    ) -> Result<Applied, ApplyError> {
+        let overlay = Some(Box::new(overlay));
+        let mut batch = Batch { machine: self, overlay, instance: None, revision };
+        let mut outcomes = Vec::with_capacity(entries.len());
+        let mut index = 0;
+        let failed = |index, failure| ApplyError { index, failure };
+        for entry in entries {
+            index = entry.index;
+            outcomes.push(batch.entry(entry).map_err(|failure| failed(index, failure))?);
+        }
+        batch.retire();
+        let overlay = batch.overlay.ok_or(LocalFailure::Broken).map_err(|it| failed(index, it))?;
+        Ok(Applied { overlay: *overlay, outcomes })
+    }
+}
+
+/// Entries being applied one after the other.
+struct Batch<'a> {
+    machine: &'a Machine,
+    /// The overlay, while no instance has it.
+    overlay: Option<Box<Overlay>>,
+    instance: Option<(Instance, ApplyExport)>,
+    revision: u64,
+}
+
+impl Batch<'_> {
+    fn entry(&mut self, entry: &Entry) -> Result<Outcome, LocalFailure> {
+        let outcome = match self.attempt(entry, self.machine.budgets().shared) {
+            Ok(outcome) => outcome,
+            Err(CallError::Local(failure)) => return Err(failure),
+            Err(CallError::Fault(_)) => self.alone(entry)?,
+        };
+        self.revision = outcome.revision;
+        Ok(outcome)
+    }
+
+    /// Applies an entry that has failed in a shared instance. Only what it does here counts: see [`super::Budgets`].
+    fn alone(&mut self, entry: &Entry) -> Result<Outcome, LocalFailure> {
+        self.retire();
+        self.overlay()?.discard_entry();
+        let attempt = self.attempt(entry, self.machine.budgets().alone);
+        // Entries after this one must not inherit its budget.
+        self.retire();
+        match attempt {
+            Ok(outcome) => Ok(outcome),
+            Err(CallError::Local(failure)) => Err(failure),
+            Err(CallError::Fault(fault)) => {
+                tracing::error!(
+                    index = entry.index,
+                    "the state machine failed on an entry: {fault}"
+                );
+                let revision = self.revision;
+                let overlay = self.overlay()?;
+                overlay.discard_entry();
+                Ok(outcome::failed(&fault, overlay, revision))
+            }
+        }
+    }
+
+    /// Runs an entry in the present instance, or in a new one with `budget` if there is none.
+    fn attempt(&mut self, entry: &Entry, budget: Budget) -> Result<Outcome, CallError> {
+        let (instance, export) = match &mut self.instance {
+            Some(present) => present,
+            vacant => {
+                let overlay = self.overlay.take().ok_or(LocalFailure::Broken)?;
+                let source = Source::Overlay(overlay, Writable::All);
+                match self.machine.instance(self.machine.state(source, budget)) {
+                    Ok(mut instance) => {
+                        let export = instance.export(&self.machine.exports().apply)?;
+                        vacant.insert((instance, export))
+                    }
+                    Err(not_made) => {
+                        self.overlay = not_made.state.into_overlay();
+                        return Err(not_made.error);
+                    }
+                }
+            }
+        };
+        let command = entry.command.to_vec();
+        let parameters = abi::Entry { index: entry.index, time_ms: entry.time_ms, command };
+        let (returned,) = instance.call(export, (parameters,))?;
+        let state = instance.state();
+        let tables = self.machine.description();
+        let overlay = state.overlay_mut().ok_or(LocalFailure::Broken)?;
+        let kind = |table| tables.kind(table);
+        Ok(outcome::accept(returned.into(), overlay, self.revision, kind)?)
+    }
+
+    /// Throws the present instance away, if there is one, and takes the overlay back.
+    fn retire(&mut self) {
+        if let Some((instance, _)) = self.instance.take() {
+            self.overlay = instance.into_state().into_overlay();
+        }
+    }
+
+    fn overlay(&mut self) -> Result<&mut Overlay, LocalFailure> {
+        self.overlay.as_deref_mut().ok_or(LocalFailure::Broken)
+    }
+}
+
+impl From<abi::Outcome> for Claim {
+    fn from(outcome: abi::Outcome) -> Self {
+        let events = outcome.events.into_iter();
+        Claim {
+            response: outcome.response.map_err(Rejection::from),
+            revision: outcome.revision,
+            events: events.map(|row| (row.table, row.key)).collect(),
+            task_pending: outcome.task_pending,
+        }
+    }
+}
+
+impl From<abi::Rejection> for Rejection {
+    fn from(rejection: abi::Rejection) -> Self {
+        Rejection { code: rejection.code, message: rejection.message }
+    }
+}
+
+impl HostState {
+    fn overlay_mut(&mut self) -> Option<&mut Overlay> {
+        match &mut self.source {
+            Source::Overlay(overlay, _) => Some(overlay),
+            _ => None,
+        }
+    }
+
+    pub(super) fn into_overlay(self) -> Option<Box<Overlay>> {
+        match self.source {
+            Source::Overlay(overlay, _) => Some(overlay),
+            _ => None,
+        }
+    }
+}

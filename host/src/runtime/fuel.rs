@@ -1,0 +1,101 @@
+//! What computation may cost, in units of fuel. Pinned: every replica must find the same entries too expensive.
+//!
+//! Fuel is a circuit breaker against machines that would never end. It is in no response and in no digest. Nothing here
+//! may change without a new [`super::ENVIRONMENT`].
+//!
+//! One unit is about one WebAssembly instruction; the engine executes 5 to 30 thousand million a second. What the
+//! host does for a machine is charged at what it takes in the same measure, so that no machine can buy hours of the
+//! host's time with a loop of a few instructions. Charges depend on what a call gets, never on how it is stored.
+
+use wasmtime::{OperatorCost, VariableOperatorCost};
+
+/// For every call of an import.
+pub(super) const PER_IMPORT: u64 = 500;
+/// For every row that an import reads, counts or removes.
+pub(super) const PER_ROW_READ: u64 = 1_000;
+/// For every row that an import writes or removes.
+pub(super) const PER_ROW_WRITTEN: u64 = 5_000;
+
+/// What one call may use of the machine it runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// In units of fuel.
+    pub fuel: u64,
+    /// The most linear memory, in bytes.
+    pub memory_bytes: usize,
+}
+
+/// The budgets of all kinds of calls.
+///
+/// Batches differ between replicas, so what an entry may use must not depend on them. In a batch, where instances are
+/// shared, an entry therefore gets less than it is due. One that fails there is run again on its own with all it is
+/// due, and only that decides. For the two to agree, whatever passes in a batch must pass alone too: the gap between
+/// them is wide enough for what a fresh instance has to do first, and for whatever entries before have left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budgets {
+    /// For an entry that shares its instance.
+    pub shared: Budget,
+    /// For an entry that is alone in its instance, and for one step of `migrate` and of `rebuild`.
+    pub alone: Budget,
+    /// For a query, and for one step of `check`.
+    pub query: Budget,
+    /// For `describe`, `admit` and `next-task`.
+    pub brief: Budget,
+}
+
+const MIB: usize = 1 << 20;
+
+impl Budgets {
+    /// The budgets that replicas run with. An entry that removes a million keys at once needs about a fifth of what it
+    /// may use; one that never ends is stopped after 7 to 40 seconds.
+    pub const PINNED: Self = Self {
+        shared: Budget { fuel: 20_000_000_000, memory_bytes: 256 * MIB },
+        alone: Budget { fuel: 200_000_000_000, memory_bytes: 512 * MIB },
+        query: Budget { fuel: 200_000_000_000, memory_bytes: 512 * MIB },
+        brief: Budget { fuel: 4_000_000_000, memory_bytes: 256 * MIB },
+    };
+}
+
+/// The cost of each instruction. What differs from one unit an instruction (none for those that generate no code) is
+/// stated here; a test pins the whole table, so that an update of the engine cannot change it unseen.
+pub(super) fn operator_cost() -> OperatorCost {
+    let mut cost = OperatorCost::new();
+    cost.Call = 2;
+    cost.CallIndirect = 4;
+    cost.ReturnCall = 2;
+    cost.ReturnCallIndirect = 4;
+    cost.I32DivS = 4;
+    cost.I32DivU = 4;
+    cost.I32RemS = 4;
+    cost.I32RemU = 4;
+    cost.I64DivS = 8;
+    cost.I64DivU = 8;
+    cost.I64RemS = 8;
+    cost.I64RemU = 8;
+    cost.MemoryGrow = 200;
+    cost.variable =
+        VariableOperatorCost { memory_grow_per_page: 200, ..VariableOperatorCost::new() };
+    cost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_table_is_the_pinned_one() {
+        let table = format!("{:?}", operator_cost());
+        let digest = xxhash_rust::xxh3::xxh3_64(table.as_bytes());
+        assert_eq!(
+            format!("{digest:016x}"),
+            "c8a8ae857ce0a79d",
+            "a new table needs a new ENVIRONMENT"
+        );
+    }
+
+    #[test]
+    fn an_entry_alone_gets_at_least_twice_what_it_gets_in_a_batch() {
+        let Budgets { shared, alone, .. } = Budgets::PINNED;
+        assert!(alone.fuel >= 2 * shared.fuel && alone.memory_bytes >= 2 * shared.memory_bytes);
+    }
+}

@@ -1,0 +1,123 @@
+//! One instance of a machine, in a store of its own, and the division of what can go wrong in it.
+
+use wasmtime::{
+    Store, Trap,
+    component::{ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Lower, TypedFunc},
+};
+
+use super::{
+    CallError, Fault, LocalFailure,
+    host_state::{Ended, HostState},
+};
+use crate::limits::MACHINE_CALL_BYTES;
+
+pub(super) struct Instance {
+    store: Store<HostState>,
+    instance: wasmtime::component::Instance,
+}
+
+/// An instance that could not be made.
+pub(super) struct NotMade {
+    pub error: CallError,
+    /// What would have stood behind it.
+    pub state: HostState,
+}
+
+impl From<Box<NotMade>> for CallError {
+    fn from(not_made: Box<NotMade>) -> Self {
+        not_made.error
+    }
+}
+
+impl Instance {
+    /// Makes an instance.
+    pub fn new(pre: &InstancePre<HostState>, state: HostState) -> Result<Self, Box<NotMade>> {
+        let fuel = state.budget.fuel;
+        let mut store = Store::new(pre.engine(), state);
+        store.limiter(|state| state);
+        store.set_hostcall_fuel(MACHINE_CALL_BYTES);
+        let instance = store.set_fuel(fuel).and_then(|()| pre.instantiate(&mut store));
+        match instance {
+            Ok(instance) => Ok(Instance { store, instance }),
+            Err(error) => {
+                let ended = store.data_mut().ended.take();
+                // Before the machine's first instruction, what fails is the host.
+                let resources = || LocalFailure::Resources(format!("{error:#}")).into();
+                let error = divide(ended, &error).unwrap_or_else(resources);
+                Err(Box::new(NotMade { error, state: store.into_data() }))
+            }
+        }
+    }
+
+    /// Looks up an export, whose type was checked when the machine was loaded; do it once an instance.
+    pub fn export<P, R>(
+        &mut self,
+        index: &ComponentExportIndex,
+    ) -> Result<TypedFunc<P, R>, LocalFailure>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        self.typed(index).map_err(|_| LocalFailure::Broken)
+    }
+
+    /// Looks up an export whose type is not known to be right.
+    pub fn typed<P, R>(&mut self, index: &ComponentExportIndex) -> wasmtime::Result<TypedFunc<P, R>>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        self.instance.get_typed_func(&mut self.store, index)
+    }
+
+    /// Calls an export with the whole budget. After an error the instance is of no use any more.
+    pub fn call<P, R>(&mut self, export: &TypedFunc<P, R>, parameters: P) -> Result<R, CallError>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift + 'static,
+    {
+        let state = self.store.data_mut();
+        state.begin_call();
+        let fuel = state.budget.fuel;
+        let result =
+            self.store.set_fuel(fuel).and_then(|()| export.call(&mut self.store, parameters));
+        result.map_err(|error| {
+            let ended = self.store.data_mut().ended.take();
+            divide(ended, &error).unwrap_or_else(|| malformed().into())
+        })
+    }
+
+    pub fn state(&mut self) -> &mut HostState {
+        self.store.data_mut()
+    }
+
+    /// Throws the instance away, and gives back what stood behind it.
+    pub fn into_state(self) -> HostState {
+        self.store.into_data()
+    }
+}
+
+/// What neither trapped nor was ended by the host is a result that does not follow the canonical ABI: a list beyond
+/// the end of memory, a string that is not UTF-8, a case that the type does not have.
+fn malformed() -> Fault {
+    Fault::new("it returned what the contract does not allow")
+}
+
+/// Tells the machine's failures from this member's; none if the error itself does not say.
+fn divide(ended: Option<Ended>, error: &wasmtime::Error) -> Option<CallError> {
+    match ended {
+        Some(Ended::Fault(fault)) => return Some(fault.into()),
+        Some(Ended::Local(failure)) => return Some(failure.into()),
+        None => {}
+    }
+    if error.is::<wasmtime::OutOfMemory>() || error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        return Some(LocalFailure::Resources(format!("{error:#}")).into());
+    }
+    let fault = match error.downcast_ref::<Trap>()? {
+        Trap::OutOfFuel => Fault::new("it did not end within its limit on computing"),
+        Trap::StackOverflow => Fault::new("it called itself too deeply"),
+        Trap::UnreachableCodeReached => Fault::new("it panicked"),
+        trap => Fault::new(trap.to_string()),
+    };
+    Some(fault.into())
+}

@@ -1,0 +1,134 @@
+//! Long work in steps: derived tables from durable ones, rows of an older schema into newer ones, and the machine's
+//! own checks. Each step has an instance of its own, so that none can keep anything but its cursor.
+
+use std::sync::Arc;
+
+use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Lift, Lower};
+
+use super::{
+    CallError, Fault, LocalFailure, UpkeepError, abi,
+    host_state::{HostState, Source, Writable},
+    machine::Machine,
+    reader::continuation,
+};
+use crate::storage::{Overlay, StorageError, View};
+
+/// Stores the writes of a step, and gives the view that the next one starts from.
+pub type Commit<'a> = dyn FnMut(Overlay) -> Result<Arc<View>, StorageError> + 'a;
+
+impl Machine {
+    /// Makes the derived tables, which must be empty, from the durable ones.
+    ///
+    /// # Errors
+    ///
+    /// Derived tables are then half made: they are to be emptied before another try.
+    pub fn rebuild(&self, view: Arc<View>, commit: &mut Commit<'_>) -> Result<(), UpkeepError> {
+        let export = &self.exports().rebuild;
+        self.write_steps(view, Writable::Derived, commit, |machine, state, cursor| {
+            let (reply, state) = machine.step::<_, (abi::Progress,)>(state, export, (cursor,))?;
+            Ok((Ok(reply.0), state))
+        })
+    }
+
+    /// Turns durable rows of `from_schema` into those of this machine's schema.
+    ///
+    /// # Errors
+    ///
+    /// [`UpkeepError::Refused`] if the machine does not know that schema. Steps before an error are committed: give it
+    /// a state that can be thrown away, or that is put away as a whole afterwards.
+    pub fn migrate(
+        &self,
+        from_schema: u32,
+        view: Arc<View>,
+        commit: &mut Commit<'_>,
+    ) -> Result<(), UpkeepError> {
+        let export = &self.exports().migrate;
+        self.write_steps(view, Writable::All, commit, |machine, state, cursor| {
+            let parameters = (from_schema, cursor);
+            let (reply, state) =
+                machine.step::<_, (Result<abi::Progress, String>,)>(state, export, parameters)?;
+            Ok((reply.0, state))
+        })
+    }
+
+    /// Checks the machine's own invariants.
+    ///
+    /// # Errors
+    ///
+    /// [`UpkeepError::Refused`] with the first one that does not hold.
+    pub fn check(&self, view: &Arc<View>) -> Result<(), UpkeepError> {
+        let export = &self.exports().check;
+        let mut cursor = Vec::new();
+        loop {
+            let state = self.state(Source::View(view.clone()), self.budgets().query);
+            let (reply, _) =
+                self.step::<_, (Result<abi::Progress, String>,)>(state, export, (cursor.clone(),))?;
+            match reply.0.map_err(UpkeepError::Refused)? {
+                abi::Progress::Done => return Ok(()),
+                abi::Progress::More(next) => cursor = advanced(&cursor, next)?,
+            }
+        }
+    }
+
+    fn write_steps(
+        &self,
+        mut view: Arc<View>,
+        writable: Writable,
+        commit: &mut Commit<'_>,
+        step: impl Fn(&Self, HostState, Vec<u8>) -> Result<Step, CallError>,
+    ) -> Result<(), UpkeepError> {
+        let mut cursor = Vec::new();
+        loop {
+            let overlay = Box::new(Overlay::new(view.clone()));
+            let state = self.state(Source::Overlay(overlay, writable), self.budgets().alone);
+            let (reply, state) = step(self, state, cursor.clone())?;
+            let progress = reply.map_err(UpkeepError::Refused)?;
+            let mut overlay = state.into_overlay().ok_or(LocalFailure::Broken)?;
+            overlay.finish_entry();
+            view = commit(*overlay).map_err(LocalFailure::Storage)?;
+            match progress {
+                abi::Progress::Done => return Ok(()),
+                abi::Progress::More(next) => cursor = advanced(&cursor, next)?,
+            }
+        }
+    }
+
+    /// Calls an export in an instance made for it, and gives back what stood behind it.
+    fn step<P, R>(
+        &self,
+        state: HostState,
+        export: &ComponentExportIndex,
+        parameters: P,
+    ) -> Result<(R, HostState), CallError>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift + 'static,
+    {
+        let mut instance = self.instance(state)?;
+        let export = instance.export(export)?;
+        let reply = instance.call(&export, parameters)?;
+        Ok((reply, instance.into_state()))
+    }
+}
+
+type Step = (Result<abi::Progress, String>, HostState);
+
+/// The next cursor, which must not be the one before: a step that gets nowhere would be repeated for ever.
+fn advanced(before: &[u8], next: Vec<u8>) -> Result<Vec<u8>, CallError> {
+    if next == before {
+        return Err(Fault::new("a step of its upkeep led back to where it began").into());
+    }
+    Ok(continuation(next)?.into())
+}
+
+impl From<Fault> for UpkeepError {
+    fn from(fault: Fault) -> Self {
+        UpkeepError::Failed(fault.into())
+    }
+}
+
+impl From<LocalFailure> for UpkeepError {
+    fn from(failure: LocalFailure) -> Self {
+        UpkeepError::Failed(failure.into())
+    }
+}

@@ -1,0 +1,263 @@
+//! Puts the parts together, and takes them apart again.
+//!
+//! Order of the start: ports first, then the data directory, so that a start that fails has changed nothing on disk;
+//! then the machine, the state, raft, and clients last. The end goes the other way round.
+
+mod coordinator;
+mod query_pool;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use self::coordinator::ClientCoordinator;
+use self::query_pool::QueryPool;
+use crate::api::{self, BindError, Listeners, ServeError};
+use crate::config::{ClusterState, Config, Url};
+use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
+use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
+use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
+
+/// How long clients may take to end their calls when the member stops. With the hand-over of the leadership it stays
+/// below the 1.5 s after which etcd's users expect the process to be gone.
+const CLIENT_GRACE: Duration = Duration::from_millis(200);
+
+/// Why the server could not start, or had to end. Each says what to do.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(
+        "--initial-cluster-state=existing is for members that join a running cluster, which is not supported yet; \
+         start all members of a new cluster with --initial-cluster-state=new"
+    )]
+    CannotJoin,
+    #[error(
+        "{0}; if the disk is sound, move the data directory away and restore this member from its peers"
+    )]
+    Storage(#[from] StorageError),
+    #[error("the state machine cannot be run: {0}")]
+    Machine(#[from] RuntimeError),
+    #[error("the index cannot be made from the state: {0}")]
+    Rebuild(#[from] UpkeepError),
+    #[error(transparent)]
+    Raft(#[from] StartError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("a thread or a signal handler cannot be set up: {0}")]
+    System(#[from] std::io::Error),
+    #[error("this member has stopped, because it can no longer keep its word: {0}")]
+    Failed(String),
+}
+
+/// Runs a member until it is told to stop, or fails.
+pub fn run(config: Config) -> Result<(), ServerError> {
+    let clients = Listeners::bind(&config.listen_client_urls, "listen-client-urls")?;
+    let peers = Listeners::bind(&config.listen_peer_urls, "listen-peer-urls")?;
+    let data = open_data(&config)?;
+    let identity = *data.identity();
+    tracing::info!(
+        member = format!("{:x}", identity.member_id),
+        cluster = format!("{:x}", identity.cluster_id),
+        data_dir = %config.data_dir.display(),
+        "starting"
+    );
+    let machine = Runtime::new(Some(data.machines()))?.load(BUILT_IN)?;
+    let log = Log::open(data.files(), &files())?;
+    let mut state = State::open(data.files(), &files(), &machine.description().tables)?;
+    raft::rebuild(&machine, &mut state)?;
+    note_machine(&state, &machine);
+    let views = state.views();
+
+    let shards = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = node_options(&config, &data, shards);
+    let request_timeout = options.request_timeout;
+    let start =
+        RaftStart { options, log, state: (state, views.clone()), machine: machine.clone(), peers };
+    let raft = RaftThread::start(start)?;
+    let coordinators =
+        coordinators(&config, &raft.node, &machine, &views, shards, request_timeout)?;
+    let settings = api::Settings {
+        cluster_id: identity.cluster_id,
+        member_id: identity.member_id,
+        max_request_bytes: config.max_request_bytes,
+        quota_backend_bytes: config.quota_backend_bytes,
+    };
+    let server = api::serve(clients, coordinators, settings)?;
+
+    let end = wait_for_end(&raft.node, &config)?;
+    server.stop(CLIENT_GRACE);
+    raft.stop();
+    match end {
+        End::Asked => Ok(()),
+        End::Failed(reason) => Err(ServerError::Failed(reason)),
+    }
+}
+
+fn open_data(config: &Config) -> Result<DataDir, ServerError> {
+    let fresh = Identity {
+        cluster_id: config.initial_cluster.cluster_id,
+        member_id: config.member_id,
+        incarnation: rand::random(),
+    };
+    if config.initial_cluster_state == ClusterState::Existing && !DataDir::exists(&config.data_dir)
+    {
+        return Err(ServerError::CannotJoin);
+    }
+    Ok(DataDir::open(&config.data_dir, fresh, !config.initial_cluster_is_given)?)
+}
+
+/// Tells when the state was made by another machine than the one that is built in.
+fn note_machine(state: &State, machine: &Machine) {
+    let view = state.view();
+    let mark = view.mark();
+    if mark.applied.is_some() && mark.machine != [0; 32] && mark.machine != machine.digest() {
+        tracing::warn!(
+            "the state was made by another build of the machine; all members must run the same one"
+        );
+    }
+}
+
+fn urls(urls: &[Url]) -> Vec<String> {
+    urls.iter().map(ToString::to_string).collect()
+}
+
+fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
+    let members = config.initial_cluster.members.iter();
+    let initial_members: BTreeMap<u64, (String, Vec<String>)> =
+        members.map(|member| (member.id, (member.name.clone(), urls(&member.peer_urls)))).collect();
+    let identity = data.identity();
+    let election_timeout_ms = u64::from(config.election_timeout_ms);
+    NodeOptions {
+        own: OwnIdentity {
+            cluster_id: identity.cluster_id,
+            member_id: identity.member_id,
+            data_incarnation: identity.incarnation,
+        },
+        name: config.name.clone(),
+        client_urls: urls(&config.advertise_client_urls),
+        initial_members,
+        heartbeat_interval_ms: u64::from(config.heartbeat_interval_ms),
+        election_timeout_ms,
+        snapshot_entries: config.snapshot_count,
+        snapshot_directory: data.snapshots(),
+        shards,
+        // etcd's: time for a slow disk, and for an election on top.
+        request_timeout: Duration::from_millis(5_000 + 2 * election_timeout_ms),
+        process_incarnation: rand::random(),
+    }
+}
+
+fn coordinators(
+    config: &Config,
+    node: &Arc<Node>,
+    machine: &Machine,
+    views: &Views,
+    shards: usize,
+    request_timeout: Duration,
+) -> Result<Vec<Arc<ClientCoordinator>>, ServerError> {
+    let query_pool = QueryPool::start(machine, shards)?;
+    let coordinator = |shard| {
+        Arc::new(ClientCoordinator {
+            node: node.clone(),
+            shard,
+            views: views.clone(),
+            reader: Mutex::new(machine.reader()),
+            query_pool: query_pool.clone(),
+            max_txn_ops: config.max_txn_ops,
+            request_timeout,
+        })
+    };
+    Ok((0..shards).filter_map(|number| node.shard(number)).map(coordinator).collect())
+}
+
+enum End {
+    Asked,
+    Failed(String),
+}
+
+/// Says when the member is ready; returns when it is told to stop, or can no longer go on.
+fn wait_for_end(node: &Arc<Node>, config: &Config) -> Result<End, ServerError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let ready = async {
+            node.ready().await;
+            tracing::info!(
+                advertise_client_urls = urls(&config.advertise_client_urls).join(","),
+                "ready to serve client requests"
+            );
+            std::future::pending::<()>().await;
+        };
+        let end = tokio::select! {
+            _ = terminate.recv() => End::Asked,
+            _ = interrupt.recv() => End::Asked,
+            reason = node.failed() => End::Failed(reason),
+            () = ready => End::Asked,
+        };
+        if let End::Asked = end {
+            tracing::info!("stopping, as the process was told to");
+        }
+        Ok(end)
+    })
+}
+
+/// What raft's thread begins with.
+struct RaftStart {
+    options: NodeOptions,
+    log: (Log, crate::storage::LogState),
+    state: (State, Views),
+    machine: Machine,
+    peers: Listeners,
+}
+
+/// The thread with raft's runtime.
+struct RaftThread {
+    node: Arc<Node>,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl RaftThread {
+    fn start(start: RaftStart) -> Result<Self, ServerError> {
+        let (stop, stopping) = oneshot::channel();
+        let (started, result) = mpsc::sync_channel(1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                let RaftStart { options, log, state, machine, peers } = start;
+                let sockets = peers.into_sockets();
+                let node = Node::start(options, log, state, machine, sockets).await;
+                let running = node.as_ref().ok().cloned();
+                // The starting thread waits for exactly this one message.
+                drop(started.send(node));
+                if let Some(node) = running {
+                    // A dropped sender means that the process ends without asking.
+                    drop(stopping.await);
+                    node.stop().await;
+                }
+            });
+        })?;
+        let stopped = || StartError::Raft("its thread ended early".to_owned());
+        let node = result.recv().map_err(|_| stopped())??;
+        Ok(Self { node, stop, thread })
+    }
+
+    /// Hands the leadership over, stops raft, and waits until the files are closed.
+    fn stop(self) {
+        // A thread that has ended already needs no telling.
+        let _ = self.stop.send(());
+        if self.thread.join().is_err() {
+            tracing::error!("raft's thread has panicked");
+        }
+        self.node.join_threads();
+    }
+}

@@ -1,0 +1,168 @@
+//! The state of one moment.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use redb::{ReadOnlyTable, ReadableTable};
+
+use super::row_set::{RowSet, bounds};
+use super::tables::{TableId, TableKind, Tables, Visit};
+use super::{Mark, StorageError};
+
+/// Bytes to bytes: every table of a machine.
+pub type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+pub enum TableView {
+    Durable(Rows),
+    Derived(RowSet),
+}
+
+/// All tables and the mark, as of one applied batch. Cheap to share; not to be held longer than a query takes, because
+/// the disk space of what has been overwritten since is not reused meanwhile.
+pub struct View {
+    pub(super) mark: Mark,
+    pub(super) tables: Vec<(TableId, TableView)>,
+    /// The size of the file.
+    pub(super) size_bytes: u64,
+    /// What the rows of the durable tables take, keys and values.
+    pub(super) rows_bytes: u64,
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("mark", &self.mark).finish_non_exhaustive()
+    }
+}
+
+impl View {
+    pub fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// The size of the state's file.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// How much of it rows take.
+    pub fn size_in_use_bytes(&self) -> u64 {
+        self.rows_bytes.min(self.size_bytes)
+    }
+
+    fn table(&self, table: TableId) -> Result<&TableView, StorageError> {
+        let found = self.tables.iter().find(|(id, _)| *id == table);
+        found.map(|(_, view)| view).ok_or(StorageError::NoTable(table))
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> StorageError {
+    StorageError::io("state.redb", error)
+}
+
+impl Tables for View {
+    fn get(
+        &self,
+        table: TableId,
+        key: &[u8],
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, StorageError> {
+        match self.table(table)? {
+            TableView::Durable(rows) => match rows.get(key).map_err(failed)? {
+                Some(value) => visit(value.value()),
+                None => return Ok(false),
+            },
+            TableView::Derived(rows) => match rows.get(key) {
+                Some(value) => visit(value),
+                None => return Ok(false),
+            },
+        }
+        Ok(true)
+    }
+
+    fn scan(
+        &self,
+        table: TableId,
+        start: &[u8],
+        end: &[u8],
+        reverse: bool,
+        visit: Visit<'_>,
+    ) -> Result<(), StorageError> {
+        let rows = match self.table(table)? {
+            TableView::Durable(rows) => rows,
+            TableView::Derived(rows) => {
+                rows.scan(start, end, reverse, visit);
+                return Ok(());
+            }
+        };
+        let Some(bounds) = bounds(start, end) else { return Ok(()) };
+        let mut range = ReadableTable::range::<&[u8]>(rows, bounds).map_err(failed)?;
+        loop {
+            let Some(row) = (if reverse { range.next_back() } else { range.next() }) else {
+                return Ok(());
+            };
+            let (key, value) = row.map_err(failed)?;
+            if let ControlFlow::Break(()) = visit(key.value(), value.value()) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Rows that lie side by side, as those of keys that were written together do, are found by stepping on from one to
+    /// the next, which costs a fraction of a search.
+    fn get_many(
+        &self,
+        table: TableId,
+        keys: &[u8],
+        key_length: usize,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, StorageError> {
+        let keys = keys.chunks_exact(key_length.max(1));
+        let rows = match self.table(table)? {
+            TableView::Durable(rows) => rows,
+            TableView::Derived(rows) => {
+                for key in keys {
+                    let Some(value) = rows.get(key) else { return Ok(false) };
+                    visit(value);
+                }
+                return Ok(true);
+            }
+        };
+        let mut walk: Option<redb::Range<'_, &[u8], &[u8]>> = None;
+        for key in keys {
+            if let Some(next) = walk.as_mut().and_then(Iterator::next) {
+                let (found, value) = next.map_err(failed)?;
+                if found.value() == key {
+                    visit(value.value());
+                    continue;
+                }
+            }
+            let mut range = ReadableTable::range::<&[u8]>(rows, key..).map_err(failed)?;
+            let Some(first) = range.next() else { return Ok(false) };
+            let (found, value) = first.map_err(failed)?;
+            if found.value() != key {
+                return Ok(false);
+            }
+            visit(value.value());
+            walk = Some(range);
+        }
+        Ok(true)
+    }
+
+    fn kind(&self, table: TableId) -> Option<TableKind> {
+        self.table(table).ok().map(|view| match view {
+            TableView::Durable(_) => TableKind::Durable,
+            TableView::Derived(_) => TableKind::Derived,
+        })
+    }
+}
+
+/// Where the latest view is to be had, by anyone, without waiting.
+#[derive(Clone)]
+pub struct Views(pub(super) Arc<ArcSwap<View>>);
+
+impl Views {
+    pub fn latest(&self) -> Arc<View> {
+        self.0.load_full()
+    }
+}
