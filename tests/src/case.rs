@@ -18,8 +18,8 @@ use tempfile::TempDir;
 use crate::cluster::Program;
 
 /// How many lines of each log a failure shows.
-const LOG_LINES_SHOWN: usize = 25;
-const LOG_LINE_CHARACTERS_SHOWN: usize = 400;
+const LOG_LINES_SHOWN: usize = 12;
+const LOG_LINE_CHARACTERS_SHOWN: usize = 300;
 const LOG_DEPTH: usize = 5;
 /// Where scratch directories go if it is there: memory, because nothing here measures a disk, and a
 /// process that is killed loses nothing it has written.
@@ -59,7 +59,7 @@ impl Scene {
     }
 }
 
-pub type CaseFuture = Pin<Box<dyn Future<Output = Result<Verdict>> + Send>>;
+pub type CaseFuture = Pin<Box<dyn Future<Output = Result<Verdict>>>>;
 
 /// One case.
 pub struct Case {
@@ -139,14 +139,14 @@ fn run_one(case: &Case) -> Result<Verdict> {
         seed: number("INSTAR_SEED").transpose()?.unwrap_or_else(rand::random),
     };
     let (seed, within) = (scene.seed, CASE_WITHIN * u32::try_from(scene.campaign)?);
-    let future = (case.run)(scene);
+    let run = case.run;
     let thread = std::thread::spawn(move || -> Result<Verdict> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .context("start a runtime")?;
-        let verdict = runtime.block_on(async { tokio::time::timeout(within, future).await });
+        let verdict = runtime.block_on(async { tokio::time::timeout(within, run(scene)).await });
         runtime.shutdown_timeout(Duration::from_secs(1));
         verdict.map_err(|_| anyhow!("it did not end within {} s", within.as_secs()))?
     });

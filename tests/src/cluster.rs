@@ -61,6 +61,11 @@ impl Plan {
         unreachable!("the last attempt returns")
     }
 
+    /// The members, not started: for whoever wants to change something before `Cluster::start_all`.
+    pub fn prepare(&self) -> Result<Cluster> {
+        Ok(Cluster { members: self.lay_out(1)? })
+    }
+
     fn lay_out(&self, attempt: usize) -> Result<Vec<Member>> {
         let binary = self.program.binary()?;
         let names: Vec<String> = (0..self.members).map(|at| format!("m{at}")).collect();
@@ -89,7 +94,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    async fn start_all(&mut self) -> Result<()> {
+    /// Starts every member and waits until all of them serve.
+    pub async fn start_all(&mut self) -> Result<()> {
         for member in &mut self.members {
             member.spawn()?;
         }

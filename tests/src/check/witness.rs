@@ -6,6 +6,7 @@
 //! answered when it was asked for. Unknown outcomes are decided by the timeline.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::history::{Action, History, Operation, Outcome, Timeline, Write};
 
@@ -66,11 +67,10 @@ fn writers(history: &History) -> Result<BTreeMap<i64, usize>, Violation> {
         }
     }
     for revision in revisions_after_first(&history.timeline) {
-        if !writers.contains_key(&revision) {
-            let found =
-                value_put_at(&history.timeline, revision).and_then(|value| unknown.remove(value));
-            let writer = found.ok_or(Violation::Unexplained { revision })?;
-            writers.insert(revision, writer);
+        if let Entry::Vacant(place) = writers.entry(revision) {
+            let value = value_put_at(&history.timeline, revision);
+            let writer = value.and_then(|value| unknown.remove(value));
+            place.insert(writer.ok_or(Violation::Unexplained { revision })?);
         }
     }
     Ok(writers)
