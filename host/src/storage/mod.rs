@@ -18,7 +18,10 @@ mod overlay;
 mod row_set;
 pub mod snapshot;
 mod state;
+mod state_file;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use backend::{Backends, files};
