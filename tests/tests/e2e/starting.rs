@@ -223,12 +223,13 @@ async fn start_damaged(member: &mut Member, file: &Path) -> Result<&'static str>
     Ok("refused")
 }
 
-/// A data directory that holds somebody else's files.
+/// A data directory that holds somebody else's files where Instar's would be; `lost+found` and the like
+/// beside them are nobody's business.
 pub async fn a_foreign_directory(scene: Scene) -> Result<Verdict> {
     if !scene.is_instar() {
         return Ok(Verdict::Passed);
     }
-    for place in ["data/letter.txt", "data/member/letter.txt", "data/member/snap/db", "data"] {
+    for place in ["data/member/letter.txt", "data/member/snap/db", "data/member", "data"] {
         let directory = scene.directory.join(place.replace('/', "-"));
         let path = directory.join(place);
         fs::create_dir_all(path.parent().context("a directory")?)?;
