@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         starting::a_port_in_use,
         starting::data_of_another_member,
         starting::foreign_and_half_written_files,
+        starting::a_foreign_directory,
         starting::the_ready_line,
         starting::sigterm_hands_leadership_over,
         starting::a_warm_cache,

@@ -1,6 +1,6 @@
 //! Starting and ending: what a member says when it cannot start, and that it leaves the disk alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::case::{Scene, Verdict};
-use tests::cluster::{Cluster, Plan, free_port};
+use tests::cluster::{Cluster, Member, Plan, free_port};
 use tests::load::Ledger;
 
 /// A start that fails must fail within this.
@@ -167,8 +167,8 @@ pub async fn data_of_another_member(scene: Scene) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Every file of a member, half of it or nonsense in its place: refused with its name, or repaired when
-/// it can be had again, but never an unexplained end.
+/// Every file of a member, half of it or nonsense in its place: refused with its name and left alone, or
+/// not needed (a cache, a lock), but never data lost without a word.
 pub async fn foreign_and_half_written_files(scene: Scene) -> Result<Verdict> {
     if !scene.is_instar() {
         return Ok(Verdict::Passed);
@@ -176,57 +176,70 @@ pub async fn foreign_and_half_written_files(scene: Scene) -> Result<Verdict> {
     let mut cluster = crashed_member(&scene).await?;
     let original = cluster.members[0].data_directory.clone();
     let saved = contents(&original)?;
-    let files: Vec<&PathBuf> =
-        saved.iter().filter(|(_, file)| file.is_some()).map(|(path, _)| path).collect();
-    let mut refused = 0;
-    for file in files {
-        let bytes = saved[file].clone().unwrap_or_default();
-        for (what, content) in [
+    let mut wrong = Vec::new();
+    for (file, bytes) in &saved {
+        let Some(bytes) = bytes.as_ref().filter(|bytes| !bytes.is_empty()) else { continue };
+        for (what, damaged) in [
             ("half of it", bytes[..bytes.len() / 2].to_vec()),
-            ("nothing", Vec::new()),
-            ("nonsense", vec![b'?'; bytes.len().max(100)]),
+            ("nothing in it", Vec::new()),
+            ("nonsense in it", vec![b'?'; bytes.len()]),
         ] {
-            if content == bytes {
-                continue;
-            }
             restore(&original, &saved)?;
-            fs::write(original.join(file), &content)?;
-            let before = contents(&original)?;
+            fs::write(original.join(file), &damaged)?;
             let about = format!("{} with {what}", file.display());
-            let member = &mut cluster.members[0];
-            member.spawn()?;
-            // It may serve all the same: a cache that does not fit, a lock.
-            if member.wait_ready().await.is_ok() {
-                let client = member.client();
-                let read = member.wait_answer(async || client.get("k19").await).await?;
-                ensure!(read.kvs.len() == 1, "{about}: it serves, and has lost what it had");
-                scene.note(format!("{about}: serves"));
-            } else {
-                refused += 1;
-                let log = member.log();
-                let status = member.ended()?;
-                ensure!(!log.contains("panicked"), "{about}: {log}");
-                ensure!(status.is_some_and(|status| !status.success()), "{about}: {status:?}");
-                let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let last = log.lines().last().unwrap_or_default();
-                ensure!(last.contains(&name), "{about}: it does not name the file: {last}");
-                let after = contents(&original)?;
-                ensure!(after == before, "{about}: it changed {:?}", changed(&before, &after));
+            match start_damaged(&mut cluster.members[0], file).await {
+                Ok(how) => scene.note(format!("{about}: {how}")),
+                Err(error) => wrong.push(format!("{about}: {error:#}")),
             }
-            member.kill();
+            cluster.members[0].kill();
         }
     }
-    ensure!(refused > 0, "nothing was refused");
     restore(&original, &saved)?;
     cluster.members[0].start().await.context("the original files afterwards")?;
-    // A directory that holds something else.
-    let foreign = scene.directory.join("foreign");
-    fs::create_dir_all(foreign.join("data/member"))?;
-    fs::write(foreign.join("data/member/letter.txt"), "dear reader")?;
-    let before = contents(&foreign)?;
-    let output = fails(&scene, &flags(&foreign))?;
-    is_one_sentence_about(&scene, &output, "data")?;
-    ensure!(contents(&foreign)? == before, "it wrote beside a letter");
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(Verdict::Passed)
+}
+
+/// Starts a member one of whose files is damaged; how it went, if it went as it should.
+async fn start_damaged(member: &mut Member, file: &Path) -> Result<&'static str> {
+    let directory = member.data_directory.clone();
+    let before = contents(&directory)?;
+    member.spawn()?;
+    if member.wait_ready().await.is_ok() {
+        let client = member.client();
+        let read = member.wait_answer(async || client.get("k19").await).await?;
+        ensure!(read.kvs.len() == 1, "it serves, and has lost what was acknowledged");
+        return Ok("serves, nothing is lost");
+    }
+    let log = member.log();
+    let status = member.ended()?;
+    ensure!(!log.contains("panicked"), "it panicked: {log}");
+    ensure!(status.is_some_and(|status| !status.success()), "it ended with {status:?}");
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let last = log.lines().last().unwrap_or_default();
+    ensure!(last.contains(&name), "it does not name the file: {last}");
+    let after = contents(&directory)?;
+    ensure!(after == before, "it is refused, but {:?} changed", changed(&before, &after));
+    Ok("refused")
+}
+
+/// A data directory that holds somebody else's files where Instar's would be; `lost+found` and the like
+/// beside them are nobody's business.
+pub async fn a_foreign_directory(scene: Scene) -> Result<Verdict> {
+    if !scene.is_instar() {
+        return Ok(Verdict::Passed);
+    }
+    for place in ["data/member/letter.txt", "data/member/snap/db", "data/member", "data"] {
+        let directory = scene.directory.join(place.replace('/', "-"));
+        let path = directory.join(place);
+        fs::create_dir_all(path.parent().context("a directory")?)?;
+        fs::write(&path, "dear reader")?;
+        let before = contents(&directory)?;
+        let output = fails(&scene, &flags(&directory)).with_context(|| place.to_owned())?;
+        is_one_sentence_about(&scene, &output, "data").with_context(|| place.to_owned())?;
+        let after = contents(&directory)?;
+        ensure!(after == before, "{place}: it changed {:?}", changed(&before, &after));
+    }
     Ok(Verdict::Passed)
 }
 
@@ -264,8 +277,8 @@ fn restore(directory: &Path, saved: &Contents) -> Result<()> {
 }
 
 fn changed(before: &Contents, after: &Contents) -> Vec<PathBuf> {
-    let all = before.keys().chain(after.keys());
-    all.filter(|path| before.get(*path) != after.get(*path)).cloned().collect()
+    let all: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
+    all.into_iter().filter(|path| before.get(*path) != after.get(*path)).cloned().collect()
 }
 
 /// The line that everybody who starts etcd waits for is a JSON object as etcd writes it.
