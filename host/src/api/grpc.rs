@@ -60,6 +60,7 @@ pub(super) enum Method {
     Status,
     Hash,
     HashKv,
+    Alarm,
     MemberList,
     HealthCheck,
     HealthList,
@@ -78,6 +79,7 @@ impl Method {
             "/etcdserverpb.Maintenance/Status" => Method::Status,
             "/etcdserverpb.Maintenance/Hash" => Method::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
+            "/etcdserverpb.Maintenance/Alarm" => Method::Alarm,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
@@ -250,6 +252,7 @@ async fn answer<C: Coordinator>(
     }
     let frame = match method {
         Method::Status => services::status(service, headers, message),
+        Method::Alarm => services::alarm(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
         method => kv::unary(service, method, headers, message, turn).await,
     }?;
@@ -313,8 +316,8 @@ mod tests {
             ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
             ("/etcdserverpb.KV/Rang", "unknown method Rang for service etcdserverpb.KV"),
             (
-                "/etcdserverpb.Maintenance/Alarm",
-                "unknown method Alarm for service etcdserverpb.Maintenance",
+                "/etcdserverpb.Maintenance/Defragment",
+                "unknown method Defragment for service etcdserverpb.Maintenance",
             ),
             ("/a/b/c", "unknown service a/b"),
         ] {

@@ -200,7 +200,9 @@ impl Applier {
 /// Fills the derived tables. Also to be called before a member starts.
 pub fn rebuild(machine: &Machine, state: &mut State) -> Result<(), UpkeepError> {
     let view = state.view();
-    machine.rebuild(view, &mut |overlay| state.commit_derived(overlay.into_writes()))
+    machine.rebuild(view, &mut |overlay| state.commit_derived(overlay.into_writes()))?;
+    state.finish_rebuild();
+    Ok(())
 }
 
 fn command_of(entry: &Entry) -> Option<&Command> {

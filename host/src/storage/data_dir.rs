@@ -1,25 +1,29 @@
 //! The data directory: whose it is, and that nobody else uses it.
 //!
 //! ```text
-//! DATA_DIR/member/lock         held by the running process
+//! DATA_DIR                     locked (flock) by the running process
 //! DATA_DIR/member/identity     cluster, member, incarnation of the data
 //! DATA_DIR/member/log.redb     the raft log
 //! DATA_DIR/member/state.redb   the machine's tables
-//! DATA_DIR/member/snapshot/    snapshots on their way, removed at each start
+//! DATA_DIR/member/state.new    a state from a snapshot that is not whole yet; removed at each start
+//! DATA_DIR/member/snapshot/    snapshots on their way; emptied at each start
 //! DATA_DIR/member/machine/     compiled machines, a cache
+//! DATA_DIR/member.new/         `member` in the making; made again after a crash
 //! ```
 //!
-//! The identity is written before any other file, whole or not at all: a directory without one is new, and a directory
-//! with anything else in it but no identity is not ours. A refusal changes nothing on disk.
+//! `member` gets its name when everything in it is whole and on disk, so whatever is missing there later has been lost:
+//! a member must not go on without its log, because it would have forgotten whom it voted for.
+//! A refusal changes nothing on disk: even the lock is none.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::state::sync_directory;
+use super::state_file::{create_database, sync_directory};
+use super::{StorageError, files};
 
 /// Whose data it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,10 @@ pub enum DataDirError {
     Damaged { path: PathBuf, reason: String },
     #[error("cannot use the data directory {path}: {error}; check its permissions and the disk")]
     Io { path: PathBuf, error: io::Error },
+    #[error(
+        "cannot make the files of a new data directory: {0}; check its permissions and the disk"
+    )]
+    Files(#[from] StorageError),
 }
 
 /// A data directory that this process holds.
@@ -71,9 +79,14 @@ pub struct DataDir {
 const MAGIC: &[u8; 8] = b"INSTARID";
 const VERSION: u32 = 1;
 const IDENTITY_BYTES: usize = 8 + 4 + 8 + 8 + 16 + 8;
-const LOCK: &str = "lock";
+const MEMBER: &str = "member";
+const UNFINISHED: &str = "member.new";
 const IDENTITY: &str = "identity";
-const IDENTITY_UNFINISHED: &str = "identity.new";
+const LOG: &str = "log.redb";
+const STATE: &str = "state.redb";
+const STATE_UNFINISHED: &str = "state.new";
+/// What the files of the log and the state begin with.
+const REDB: &[u8; 4] = b"redb";
 const SNAPSHOTS: &str = "snapshot";
 const MACHINES: &str = "machine";
 
@@ -82,34 +95,28 @@ impl DataDir {
     /// member must be those of `fresh`, unless `may_differ`: a member that has data can be started without being told
     /// again whose it is.
     pub fn open(path: &Path, fresh: Identity, may_differ: bool) -> Result<Self, DataDirError> {
-        let member = path.join("member");
-        let found = look(&member)?;
-        if let Some(identity) = &found
-            && !may_differ
-        {
-            compare(path, identity, &fresh)?;
-        }
         let failed = |error| DataDirError::Io { path: path.to_owned(), error };
-        if found.is_none() {
-            fs::create_dir_all(&member).map_err(failed)?;
-            keep_private(path).and_then(|()| keep_private(&member)).map_err(failed)?;
-        }
-        let lock = lock(path, &member)?;
-        let identity = match found {
-            Some(identity) => identity,
-            None => {
-                write_identity(&member, &fresh).map_err(failed)?;
-                fresh
+        make_directory(path).map_err(failed)?;
+        let lock = lock(path)?;
+        let member = path.join(MEMBER);
+        let found = look(&member)?;
+        if let Some(identity) = &found {
+            if !may_differ {
+                compare(path, identity, &fresh)?;
             }
-        };
+            look_at_files(&member)?;
+        } else {
+            make_member(path, &fresh)?;
+        }
+        let identity = found.unwrap_or(fresh);
         let directory = Self { member, identity, is_new: found.is_none(), _lock: lock };
-        directory.prepare_subdirectories().map_err(failed)?;
+        directory.prepare().map_err(failed)?;
         Ok(directory)
     }
 
     /// Whether there is a data directory with an identity already.
     pub fn exists(path: &Path) -> bool {
-        path.join("member").join(IDENTITY).exists()
+        path.join(MEMBER).join(IDENTITY).exists()
     }
 
     pub fn identity(&self) -> &Identity {
@@ -136,17 +143,32 @@ impl DataDir {
     }
 
     /// Snapshots of an earlier run are of no use to this one.
-    fn prepare_subdirectories(&self) -> io::Result<()> {
-        match fs::remove_dir_all(self.snapshots()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    fn prepare(&self) -> io::Result<()> {
+        unless_missing(fs::remove_dir_all(self.snapshots()))?;
+        unless_missing(fs::remove_file(self.member.join(STATE_UNFINISHED)))?;
         fs::create_dir_all(self.snapshots())?;
         fs::create_dir_all(self.machines())
     }
 }
 
-/// What is in the directory already: none if it is new.
+fn unless_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The data directory itself, as etcd makes it: for its owner alone.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if !path.exists() {
+        fs::create_dir_all(path)?;
+        keep_private(path)?;
+        sync_directory(&fs::canonicalize(path)?)?;
+    }
+    Ok(())
+}
+
+/// Whose data is in the directory already: none if it is new.
 fn look(member: &Path) -> Result<Option<Identity>, DataDirError> {
     let failed = |error| DataDirError::Io { path: member.to_owned(), error };
     let path = member.join(IDENTITY);
@@ -155,7 +177,9 @@ fn look(member: &Path) -> Result<Option<Identity>, DataDirError> {
             .map(Some)
             .map_err(|reason| DataDirError::Damaged { path, reason: reason.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_dir(member) {
-            Ok(entries) => only_ours(member, entries).map(|()| None),
+            Ok(mut entries) => entries
+                .next()
+                .map_or(Ok(None), |entry| Err(not_ours(member, &entry.map_err(failed)?))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),
         },
@@ -163,21 +187,46 @@ fn look(member: &Path) -> Result<Option<Identity>, DataDirError> {
     }
 }
 
-/// A directory without an identity may hold what a crash left while it was made, and nothing else.
-fn only_ours(member: &Path, entries: fs::ReadDir) -> Result<(), DataDirError> {
-    for entry in entries {
-        let entry = entry.map_err(|error| DataDirError::Io { path: member.to_owned(), error })?;
-        let name = entry.file_name();
-        if name == LOCK || name == IDENTITY_UNFINISHED {
-            continue;
-        }
-        let reason = match name.to_str() {
-            Some("snap" | "wal") => "it is a data directory of etcd".to_owned(),
-            _ => format!("it has no identity file, but {}", name.display()),
+fn not_ours(member: &Path, entry: &fs::DirEntry) -> DataDirError {
+    let name = entry.file_name();
+    let reason = match name.to_str() {
+        Some("snap" | "wal") => "it is a data directory of etcd".to_owned(),
+        _ => format!("it has no identity file, but {}", name.display()),
+    };
+    DataDirError::Foreign { path: member.to_owned(), reason }
+}
+
+/// Without its files a member would be another one, with the same name.
+fn look_at_files(member: &Path) -> Result<(), DataDirError> {
+    for name in [LOG, STATE] {
+        let path = member.join(name);
+        let mut begin = [0; REDB.len()];
+        let read = File::open(&path).and_then(|mut file| file.read_exact(&mut begin));
+        let reason = match read {
+            Ok(()) if begin == *REDB => continue,
+            Ok(()) => "it is no database",
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "it is missing",
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it is cut short",
+            Err(error) => return Err(DataDirError::Io { path, error }),
         };
-        return Err(DataDirError::Foreign { path: member.to_owned(), reason });
+        return Err(DataDirError::Damaged { path, reason: reason.to_owned() });
     }
     Ok(())
+}
+
+/// Makes `member` under another name, and renames it when all of it is on disk.
+fn make_member(path: &Path, identity: &Identity) -> Result<(), DataDirError> {
+    let failed = |error| DataDirError::Io { path: path.to_owned(), error };
+    let (unfinished, member) = (path.join(UNFINISHED), path.join(MEMBER));
+    // Nothing else makes a directory of this name; what is in it, a crash has left.
+    unless_missing(fs::remove_dir_all(&unfinished)).map_err(failed)?;
+    fs::create_dir(&unfinished).and_then(|()| keep_private(&unfinished)).map_err(failed)?;
+    for name in [LOG, STATE] {
+        create_database(&unfinished.join(name), &files())?;
+    }
+    write_identity(&unfinished, identity).map_err(failed)?;
+    fs::rename(&unfinished, &member).map_err(failed)?;
+    sync_directory(&member).map_err(failed)
 }
 
 fn compare(path: &Path, identity: &Identity, fresh: &Identity) -> Result<(), DataDirError> {
@@ -193,16 +242,15 @@ fn compare(path: &Path, identity: &Identity, fresh: &Identity) -> Result<(), Dat
     Ok(())
 }
 
-fn lock(path: &Path, member: &Path) -> Result<File, DataDirError> {
+/// Locks the directory itself, so that nothing has to be made for it.
+fn lock(path: &Path) -> Result<File, DataDirError> {
     let failed = |error| DataDirError::Io { path: path.to_owned(), error };
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(member.join(LOCK))
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    if !path.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    let directory = File::open(path).map_err(failed)?;
+    match directory.try_lock() {
+        Ok(()) => Ok(directory),
         Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
@@ -220,14 +268,11 @@ fn keep_private(_: &Path) -> io::Result<()> {
 }
 
 fn write_identity(member: &Path, identity: &Identity) -> io::Result<()> {
-    let unfinished = member.join(IDENTITY_UNFINISHED);
-    let mut file = File::create(&unfinished)?;
+    let path = member.join(IDENTITY);
+    let mut file = File::create(&path)?;
     file.write_all(&encode(identity))?;
     file.sync_all()?;
-    let path = member.join(IDENTITY);
-    fs::rename(unfinished, &path)?;
-    sync_directory(&path).map_err(io::Error::other)?;
-    sync_directory(member).map_err(io::Error::other)
+    sync_directory(&path)
 }
 
 fn encode(identity: &Identity) -> Vec<u8> {

@@ -1,7 +1,10 @@
 //! The file of the raft log. Its rows are opaque here: raft encodes them.
 //!
-//! One write is one transaction and one fsync. Rows up to the purged index are gone for every reader at once, and
-//! removed a portion at a time, so that shortening a long log holds nothing up.
+//! One write is one transaction and one fsync: when it returns, everything in it is on disk, and before that none of
+//! it is. Rows up to the purged index are gone for every reader at once, and removed a portion at a time, so that
+//! shortening a long log holds nothing up.
+//!
+//! Whoever purges must know that the state on disk (`State::persist`) covers what is purged: nothing here can tell.
 
 use std::ops::Range;
 use std::path::Path;
@@ -12,7 +15,7 @@ use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
 
-use super::state::open_database;
+use super::state_file::open_database;
 use super::{Backends, StorageError};
 use crate::limits;
 
@@ -155,14 +158,19 @@ fn remove_purged(
 }
 
 fn decode_purged(row: Bytes) -> Result<(u64, Bytes), StorageError> {
+    Ok((decode_purged_index(&row)?, row.slice(8..)))
+}
+
+fn decode_purged_index(row: &[u8]) -> Result<u64, StorageError> {
     match row.split_first_chunk::<8>() {
-        Some((index, _)) => Ok((u64::from_le_bytes(*index), row.slice(8..))),
+        Some((index, _)) => Ok(u64::from_le_bytes(*index)),
         None => Err(StorageError::corrupt(FILE, "its purge mark is too short")),
     }
 }
 
 impl LogReader {
-    /// The rows of a range of indices, until `max_bytes` are exceeded; at least one if the range has any.
+    /// The rows of a range of indices, until `max_bytes` are reached; at least one if the range has any. Purged rows
+    /// are not seen, whether they have been removed yet or not.
     pub fn read(
         &self,
         range: Range<u64>,
@@ -170,9 +178,17 @@ impl LogReader {
     ) -> Result<Vec<(u64, Bytes)>, StorageError> {
         let transaction = self.database.begin_read().map_err(failed)?;
         let entries = transaction.open_table(ENTRIES).map_err(failed)?;
+        let meta = transaction.open_table(META).map_err(failed)?;
+        let purged = meta.get(PURGED).map_err(failed)?;
+        let purged = purged.map(|row| decode_purged_index(row.value())).transpose()?;
+        let first = purged.map_or(0, |index| index.saturating_add(1));
+        let start = range.start.max(first);
         let mut rows = Vec::new();
         let mut bytes = 0;
-        for row in entries.range(range).map_err(failed)? {
+        if start >= range.end {
+            return Ok(rows);
+        }
+        for row in entries.range(start..range.end).map_err(failed)? {
             let (index, value) = row.map_err(failed)?;
             bytes += value.value().len();
             rows.push((index.value(), Bytes::copy_from_slice(value.value())));

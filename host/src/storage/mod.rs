@@ -18,6 +18,7 @@ mod overlay;
 mod row_set;
 pub mod snapshot;
 mod state;
+mod state_file;
 mod tables;
 mod view;
 

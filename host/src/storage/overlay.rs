@@ -203,6 +203,36 @@ impl Tables for Overlay {
         }
     }
 
+    fn count(&self, table: TableId, start: &[u8], end: &[u8]) -> Result<u64, StorageError> {
+        if self.writes(table)?.is_empty() {
+            return self.base.count(table, start, end);
+        }
+        let mut count = 0;
+        self.scan(table, start, end, false, &mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(count)
+    }
+
+    fn get_many(
+        &self,
+        table: TableId,
+        keys: &[u8],
+        key_length: usize,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, StorageError> {
+        if self.writes(table)?.is_empty() {
+            return self.base.get_many(table, keys, key_length, visit);
+        }
+        for key in keys.chunks_exact(key_length.max(1)) {
+            if !self.get(table, key, visit)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn kind(&self, table: TableId) -> Option<TableKind> {
         self.base.kind(table)
     }

@@ -19,11 +19,17 @@ const PREFIX: usize = 4;
 
 impl Row {
     fn new(key: &[u8], value: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(PREFIX + key.len() + value.len());
-        bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(key);
-        bytes.extend_from_slice(value);
-        Self(bytes.into())
+        // Collected at its final length, so that it is allocated once.
+        let length = PREFIX + key.len() + value.len();
+        let mut row: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
+        if let Some(bytes) = Arc::get_mut(&mut row) {
+            let (prefix, rest) = bytes.split_at_mut(PREFIX);
+            let (key_part, value_part) = rest.split_at_mut(key.len());
+            prefix.copy_from_slice(&(key.len() as u32).to_le_bytes());
+            key_part.copy_from_slice(key);
+            value_part.copy_from_slice(value);
+        }
+        Self(row)
     }
 
     fn split(&self) -> (&[u8], &[u8]) {
@@ -77,6 +83,10 @@ impl RowSet {
 
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
         self.0.get(key).map(|row| row.split().1)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub fn scan(&self, start: &[u8], end: &[u8], reverse: bool, visit: Visit<'_>) {

@@ -5,13 +5,14 @@
 //! The format is in `docs/on-disk-format.md`.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::tables::{TableId, TableKind, Tables};
+use super::state_file::sync_directory;
+use super::tables::{TableId, TableKind, TableSpec, Tables};
 use super::view::View;
 use super::{Mark, StorageError};
 use crate::limits;
@@ -21,27 +22,19 @@ const VERSION: u32 = 1;
 /// In the place of a table's number: the rows are over.
 const END: u32 = u32::MAX;
 
-/// Writes a view to a new file and brings it to disk.
+/// Writes a view to a new file and brings it to disk: the file, and its name.
 pub fn write(view: &View, path: &Path) -> Result<(), StorageError> {
     let failed = |error| StorageError::path(path, error);
     let file = File::create(path).map_err(failed)?;
     let mut writer = Summing { inner: BufWriter::with_capacity(1 << 20, file), sum: Xxh3::new() };
-    let mark = view.mark().encode();
-    let mut head = Vec::with_capacity(16 + mark.len());
-    head.extend_from_slice(MAGIC);
-    head.extend_from_slice(&VERSION.to_le_bytes());
-    head.extend_from_slice(&(mark.len() as u32).to_le_bytes());
-    head.extend_from_slice(&mark);
-    writer.write_all(&head).map_err(failed)?;
+    writer.write_all(&head(view)).map_err(failed)?;
 
     let mut count = 0u64;
-    for (table, _) in &view.tables {
-        if view.kind(*table) == Some(TableKind::Durable) {
-            count += write_table(view, *table, &mut writer).map_err(|error| match error {
-                Either::Storage(error) => error,
-                Either::File(error) => failed(error),
-            })?;
-        }
+    for table in durable(view) {
+        count += write_table(view, table.id, &mut writer).map_err(|error| match error {
+            Either::Storage(error) => error,
+            Either::File(error) => failed(error),
+        })?;
     }
     writer.write_all(&END.to_le_bytes()).map_err(failed)?;
     writer.write_all(&count.to_le_bytes()).map_err(failed)?;
@@ -49,7 +42,33 @@ pub fn write(view: &View, path: &Path) -> Result<(), StorageError> {
     let mut inner = writer.inner;
     inner.write_all(&sum.to_le_bytes()).map_err(failed)?;
     inner.flush().map_err(failed)?;
-    inner.get_ref().sync_all().map_err(failed)
+    inner.get_ref().sync_all().map_err(failed)?;
+    sync_directory(path).map_err(failed)
+}
+
+/// The durable tables in the order of their ids, which is that of the rows.
+fn durable(view: &View) -> Vec<&TableSpec> {
+    let mut tables: Vec<&TableSpec> =
+        view.specs.iter().filter(|spec| spec.kind == TableKind::Durable).collect();
+    tables.sort_by_key(|spec| spec.id);
+    tables
+}
+
+fn head(view: &View) -> Vec<u8> {
+    let mark = view.mark().encode();
+    let tables = durable(view);
+    let mut head = Vec::with_capacity(64 + mark.len());
+    head.extend_from_slice(MAGIC);
+    head.extend_from_slice(&VERSION.to_le_bytes());
+    head.extend_from_slice(&(mark.len() as u32).to_le_bytes());
+    head.extend_from_slice(&mark);
+    head.extend_from_slice(&(tables.len() as u32).to_le_bytes());
+    for table in tables {
+        head.extend_from_slice(&table.id.to_le_bytes());
+        head.extend_from_slice(&(table.name.len() as u32).to_le_bytes());
+        head.extend_from_slice(table.name.as_bytes());
+    }
+    head
 }
 
 enum Either {
@@ -119,10 +138,14 @@ pub struct SnapshotReader {
     size: u64,
     rows: u64,
     mark: Mark,
+    tables: Vec<(TableId, String)>,
+    /// The table and key of the last row: rows only ascend.
+    last: Option<(TableId, Vec<u8>)>,
     ended: bool,
 }
 
 impl SnapshotReader {
+    /// Opens a snapshot and reads its head. Nothing of it is certain before `next_rows` has reached the end.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let failed = |error| StorageError::path(path, error);
         let file = File::open(path).map_err(failed)?;
@@ -135,27 +158,55 @@ impl SnapshotReader {
             size,
             rows: 0,
             mark: Mark::default(),
+            tables: Vec::new(),
+            last: None,
             ended: false,
         };
-        if &reader.array::<8>()? != MAGIC {
-            return Err(reader.bad("it does not begin as a snapshot does"));
-        }
-        let version = reader.number()?;
-        if version != VERSION {
-            return Err(reader.bad(&format!("its version is {version}, known is {VERSION}")));
-        }
-        let length = reader.number()?;
-        let mark = reader.bytes(length, limits::SNAPSHOT_MARK_BYTES)?;
-        reader.mark =
-            Mark::decode(&mark).ok_or_else(|| reader.bad("its mark is of no known version"))?;
+        reader.read_head()?;
         Ok(reader)
+    }
+
+    fn read_head(&mut self) -> Result<(), StorageError> {
+        if &self.array::<8>()? != MAGIC {
+            return Err(self.bad("it does not begin as a snapshot does"));
+        }
+        let version = self.number()?;
+        if version != VERSION {
+            return Err(self.bad(&format!("its version is {version}, known is {VERSION}")));
+        }
+        let length = self.number()?;
+        let mark = self.bytes(length, limits::SNAPSHOT_MARK_BYTES)?;
+        self.mark =
+            Mark::decode(&mark).ok_or_else(|| self.bad("its mark is of no known version"))?;
+        let count = self.number()?;
+        if count as usize > limits::MACHINE_TABLES {
+            return Err(self.bad(&format!("{count} tables are more than a machine may have")));
+        }
+        for _ in 0..count {
+            let id = self.number()?;
+            let length = self.number()?;
+            let name = self.bytes(length, limits::MACHINE_NAME_BYTES)?;
+            let name =
+                String::from_utf8(name).map_err(|_| self.bad("a table's name is no text"))?;
+            if id == END || self.tables.last().is_some_and(|(last, _)| *last >= id) {
+                return Err(self.bad(&format!("table {id} is out of order")));
+            }
+            self.tables.push((id, name));
+        }
+        Ok(())
     }
 
     pub fn mark(&self) -> &Mark {
         &self.mark
     }
 
-    /// The next rows, until they exceed `max_bytes`; none at the end, when the checksum was right.
+    /// The durable tables of the machine whose state it is: ids, ascending, and names.
+    pub fn tables(&self) -> &[(TableId, String)] {
+        &self.tables
+    }
+
+    /// The next rows, until they exceed `max_bytes`; none at the end, when the checksum was right. A call keeps at most
+    /// `max_bytes` and one row.
     pub fn next_rows(&mut self, max_bytes: usize) -> Result<Vec<SnapshotRow>, StorageError> {
         let mut rows = Vec::new();
         let mut bytes = 0;
@@ -169,11 +220,30 @@ impl SnapshotReader {
             let value_length = self.number()?;
             let key = self.bytes(key_length, limits::SNAPSHOT_FIELD_BYTES)?;
             let value = self.bytes(value_length, limits::SNAPSHOT_FIELD_BYTES)?;
-            bytes += key.len() + value.len() + 1;
+            self.check_order(table, &key)?;
+            bytes += key.len() + value.len() + size_of::<SnapshotRow>();
             self.rows += 1;
             rows.push((table, key, value));
         }
         Ok(rows)
+    }
+
+    fn check_order(&mut self, table: TableId, key: &[u8]) -> Result<(), StorageError> {
+        if !self.tables.iter().any(|(id, _)| *id == table) {
+            return Err(self.bad(&format!("a row is of table {table}, which is not declared")));
+        }
+        let ascends = self
+            .last
+            .as_ref()
+            .is_none_or(|(last, before)| (*last, before.as_slice()) < (table, key));
+        if !ascends {
+            return Err(self.bad("its rows are out of order"));
+        }
+        let last = self.last.get_or_insert_default();
+        last.0 = table;
+        last.1.clear();
+        last.1.extend_from_slice(key);
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), StorageError> {
@@ -206,7 +276,7 @@ impl SnapshotReader {
     fn bytes(&mut self, length: u32, limit: usize) -> Result<Vec<u8>, StorageError> {
         let length = length as usize;
         if length > limit || self.offset + length as u64 > self.size {
-            return Err(self.bad(&format!("a length of {length} bytes is impossible")));
+            return Err(self.bad(&format!("{length} bytes are more than there are, or may be")));
         }
         let mut bytes = vec![0; length];
         self.fill(&mut bytes)?;
@@ -214,7 +284,10 @@ impl SnapshotReader {
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), StorageError> {
-        self.reader.read_exact(bytes).map_err(|error| self.bad(&error.to_string()))?;
+        self.reader.read_exact(bytes).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => self.bad("it ends too early"),
+            _ => StorageError::path(&self.path, error),
+        })?;
         self.sum.update(bytes);
         self.offset += bytes.len() as u64;
         Ok(())

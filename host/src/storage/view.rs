@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use redb::{ReadOnlyTable, ReadableTable};
+use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata};
 
 use super::row_set::{RowSet, bounds};
-use super::tables::{TableId, TableKind, Tables, Visit};
+use super::tables::{TableId, TableKind, TableSpec, Tables, Visit};
 use super::{Mark, StorageError};
 
 /// Bytes to bytes: every table of a machine.
@@ -22,6 +22,7 @@ pub enum TableView {
 /// the disk space of what has been overwritten since is not reused meanwhile.
 pub struct View {
     pub(super) mark: Mark,
+    pub(super) specs: Arc<[TableSpec]>,
     pub(super) tables: Vec<(TableId, TableView)>,
     /// The size of the file.
     pub(super) size_bytes: u64,
@@ -106,6 +107,22 @@ impl Tables for View {
                 return Ok(());
             }
         }
+    }
+
+    /// The whole table is counted without looking at its rows.
+    fn count(&self, table: TableId, start: &[u8], end: &[u8]) -> Result<u64, StorageError> {
+        if start.is_empty() && end.is_empty() {
+            return match self.table(table)? {
+                TableView::Durable(rows) => rows.len().map_err(failed),
+                TableView::Derived(rows) => Ok(rows.len() as u64),
+            };
+        }
+        let mut count = 0;
+        self.scan(table, start, end, false, &mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(count)
     }
 
     /// Rows that lie side by side, as those of keys that were written together do, are found by stepping on from one to

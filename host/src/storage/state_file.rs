@@ -1,0 +1,199 @@
+//! The file under the state: opening it, its tables, and filling a new one from a snapshot.
+//!
+//! What is in the file is described in `docs/on-disk-format.md`.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::backend::AnyBackend;
+use super::row_set::RowSet;
+use super::snapshot::{SnapshotReader, SnapshotRow};
+use super::tables::{TableId, TableKind, TableSpec};
+use super::view::{TableView, View};
+use super::{Backends, Mark, StorageError};
+use crate::limits;
+
+pub(super) const FILE: &str = "state.redb";
+const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("instar");
+const MARK: &str = "mark";
+const ROWS_BYTES: &str = "rows_bytes";
+
+pub(super) fn failed(error: impl std::fmt::Display) -> StorageError {
+    StorageError::io(FILE, error)
+}
+
+/// The redb table of a machine's table.
+pub(super) fn table_name(id: TableId) -> String {
+    format!("durable-{id}")
+}
+
+/// Opens a redb file, or makes one. A file that is not redb's, or that is cut short, is refused.
+pub(super) fn open_database(
+    path: &Path,
+    backends: &Backends,
+    cache_bytes: usize,
+) -> Result<Database, StorageError> {
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let backend = backends(path).map_err(|error| StorageError::path(path, error))?;
+    // redb is tested against damaged files, but what it takes for granted about them it asserts.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(AnyBackend(backend))
+    }));
+    match opened {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
+            if error.kind() != std::io::ErrorKind::InvalidData
+                && error.kind() != std::io::ErrorKind::UnexpectedEof =>
+        {
+            Err(StorageError::path(path, error))
+        }
+        Ok(Err(error)) => Err(StorageError::corrupt(&file, error)),
+        Err(_) => Err(StorageError::corrupt(&file, "its content contradicts itself")),
+    }
+}
+
+/// Makes a whole, empty redb file, so that a crash later cannot leave half of one.
+pub(super) fn create_database(path: &Path, backends: &Backends) -> Result<(), StorageError> {
+    let database = open_database(path, backends, 0)?;
+    let mut transaction = database.begin_write().map_err(failed)?;
+    transaction.set_durability(Durability::Immediate).map_err(failed)?;
+    transaction.commit().map_err(failed)
+}
+
+/// Reads the mark, and makes the tables that are not there yet. The second number is what the rows take.
+pub(super) fn prepare(
+    database: &Database,
+    specs: &[TableSpec],
+) -> Result<(Mark, u64), StorageError> {
+    let mut transaction = database.begin_write().map_err(failed)?;
+    transaction.set_durability(Durability::None).map_err(failed)?;
+    let (mark, rows_bytes) = {
+        let meta = transaction.open_table(META).map_err(failed)?;
+        let mark = meta.get(MARK).map_err(failed)?.map(|row| row.value().to_vec());
+        let bytes = meta.get(ROWS_BYTES).map_err(failed)?.map(|row| row.value().to_vec());
+        (mark, bytes)
+    };
+    for spec in specs.iter().filter(|spec| spec.kind == TableKind::Durable) {
+        let name = table_name(spec.id);
+        transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)?;
+    let (Some(mark), Some(rows_bytes)) = (mark, rows_bytes) else {
+        return Ok((Mark::default(), 0));
+    };
+    let mark = Mark::decode(&mark)
+        .ok_or_else(|| StorageError::corrupt(FILE, "its mark is of no known version"))?;
+    let rows_bytes = rows_bytes
+        .try_into()
+        .map_err(|_| StorageError::corrupt(FILE, "its row count is not a number"))?;
+    Ok((mark, u64::from_le_bytes(rows_bytes)))
+}
+
+pub(super) fn write_mark(
+    transaction: &redb::WriteTransaction,
+    mark: &Mark,
+    rows_bytes: u64,
+) -> Result<(), StorageError> {
+    let mut meta = transaction.open_table(META).map_err(failed)?;
+    meta.insert(MARK, mark.encode().as_slice()).map_err(failed)?;
+    meta.insert(ROWS_BYTES, rows_bytes.to_le_bytes().as_slice()).map_err(failed)?;
+    Ok(())
+}
+
+/// A view of what has been committed, with the derived tables of the same moment.
+pub(super) fn make_view(
+    path: &Path,
+    database: &Database,
+    specs: &Arc<[TableSpec]>,
+    derived: &[(TableId, RowSet)],
+    mark: Mark,
+    rows_bytes: u64,
+) -> Result<View, StorageError> {
+    let transaction = database.begin_read().map_err(failed)?;
+    let mut tables = Vec::with_capacity(specs.len());
+    for spec in specs.iter() {
+        let table = match derived.iter().find(|(id, _)| *id == spec.id) {
+            Some((_, set)) => TableView::Derived(set.clone()),
+            None => {
+                let name = table_name(spec.id);
+                let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
+                TableView::Durable(transaction.open_table(definition).map_err(failed)?)
+            }
+        };
+        tables.push((spec.id, table));
+    }
+    // A figure for Status; a test's file in memory has none.
+    let size_bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    Ok(View { mark, specs: specs.clone(), tables, size_bytes, rows_bytes })
+}
+
+/// Fills a new file from a snapshot, and brings it to disk. The snapshot is whole if this succeeds: its checksum has
+/// been compared before the last transaction, the only one that counts.
+pub(super) fn fill(
+    database: &Database,
+    reader: &mut SnapshotReader,
+    specs: &[TableSpec],
+) -> Result<(), StorageError> {
+    for (id, name) in reader.tables() {
+        let known = |spec: &&TableSpec| spec.id == *id && spec.kind == TableKind::Durable;
+        if specs.iter().find(known).is_none_or(|spec| spec.name != *name) {
+            let reason = format!("table {id} ({name}) is none of this machine's");
+            return Err(StorageError::corrupt("the snapshot", reason));
+        }
+    }
+    let mut rows_bytes = 0;
+    loop {
+        let rows = reader.next_rows(limits::SNAPSHOT_PORTION_BYTES)?;
+        let last = rows.is_empty();
+        let mut transaction = database.begin_write().map_err(failed)?;
+        let durability = if last { Durability::Immediate } else { Durability::None };
+        transaction.set_durability(durability).map_err(failed)?;
+        for of_table in rows.chunk_by(|a, b| a.0 == b.0) {
+            rows_bytes += fill_table(&transaction, of_table)?;
+        }
+        if last {
+            transaction.set_quick_repair(true);
+            write_mark(&transaction, reader.mark(), rows_bytes)?;
+        }
+        transaction.commit().map_err(failed)?;
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes rows of one table; says what they take.
+fn fill_table(
+    transaction: &redb::WriteTransaction,
+    rows: &[SnapshotRow],
+) -> Result<u64, StorageError> {
+    let Some((id, _, _)) = rows.first() else { return Ok(0) };
+    let name = table_name(*id);
+    let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
+    let mut stored = transaction.open_table(definition).map_err(failed)?;
+    let mut bytes = 0;
+    for (_, key, value) in rows {
+        stored.insert(key.as_slice(), value.as_slice()).map_err(failed)?;
+        bytes += (key.len() + value.len()) as u64;
+    }
+    Ok(bytes)
+}
+
+pub(super) fn remove_if_there(path: &Path) -> Result<(), StorageError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StorageError::path(path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a rename durable: `path` is the new name.
+pub(super) fn sync_directory(path: &Path) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    fs::File::open(directory)?.sync_all()
+}
