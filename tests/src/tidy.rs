@@ -10,18 +10,8 @@ use std::path::{Path, PathBuf};
 /// The members of the workspace whose sources are looked at.
 const MEMBERS: [&str; 5] = ["guest-kv", "host", "proto", "tests", "xtask"];
 /// The modules of the host; each may use those behind it.
-const LAYERS: [&[&str]; 7] = [
-    &["server"],
-    &["api"],
-    &["raft"],
-    &["runtime"],
-    &["storage"],
-    &["config"],
-    &["limits", "logging"],
-];
-/// Uses against that order, and why they are right: (user, used, why).
-const EXCEPTIONS: [(&str, &str, &str); 1] =
-    [("logging", "config", "what is logged where is the operator's choice")];
+const LAYERS: [&str; 8] =
+    ["server", "api", "raft", "runtime", "storage", "logging", "config", "limits"];
 /// Foreign crates that only some parts of the host may name: (crate, path prefixes below host/src).
 const WALLS: [(&str, &[&str]); 9] = [
     ("tonic", &["api", "raft/network", "raft/peer_service", "raft/snapshot_stream"]),
@@ -38,9 +28,23 @@ const FUNCTION_LINES: usize = 70;
 const FILE_LINES: usize = 800;
 const ARCHITECTURE_LINES: usize = 200;
 /// Longer functions that may stay as they are: (file, function, lines, why). They may get shorter only.
-const LONG_FUNCTIONS: [(&str, &str, usize, &str); 0] = [];
+const LONG_FUNCTIONS: [(&str, &str, usize, &str); 2] = [
+    (
+        "host/src/raft/node.rs",
+        "start",
+        103,
+        "it joins twenty parts; pieces of it would pass most of them on",
+    ),
+    (
+        "host/src/api/tests/grpc.rs",
+        "what_is_no_grpc_is_refused_as_grpc_go_does",
+        74,
+        "a table of cases",
+    ),
+];
 /// Files with unsafe code, and why it is needed.
-const UNSAFE: [(&str, &str); 0] = [];
+const UNSAFE: [(&str, &str); 1] =
+    [("host/src/runtime/cache.rs", "wasmtime loads its own machine code in no other way")];
 /// What stands for something that is not done. In two parts, or this file would have them.
 const UNFINISHED: [[&str; 2]; 5] =
     [["FIX", "ME"], ["to", "do!("], ["unimple", "mented!("], ["d", "bg!("], ["XX", "X:"]];
@@ -138,9 +142,9 @@ fn sources(workspace: &Path) -> io::Result<Vec<Source>> {
     Ok(found)
 }
 
-/// `server > api > raft > runtime > storage > config > limits, logging`: nobody uses what stands before it.
+/// `server > api > raft > runtime > storage > logging > config > limits`: nobody uses what stands before it.
 fn layering(source: &Source, complaints: &mut Vec<String>) {
-    let rank = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
+    let rank = |module: &str| LAYERS.iter().position(|layer| *layer == module);
     let Some(own) = source.layer() else { return };
     if ["main", "lib"].contains(&own) {
         return;
@@ -151,10 +155,7 @@ fn layering(source: &Source, complaints: &mut Vec<String>) {
     };
     for used in uses_of_crate(&source.shipped().join("\n")) {
         let Some(used_rank) = rank(&used) else { continue };
-        let allowed = used == own
-            || used_rank > own_rank
-            || EXCEPTIONS.iter().any(|(user, module, _)| *user == own && *module == used);
-        if !allowed {
+        if used_rank < own_rank {
             complaints.push(format!("{}: {own} must not use {used}", source.path));
         }
     }
@@ -304,8 +305,11 @@ mod tests {
         for (file, function, lines, _) in LONG_FUNCTIONS {
             let text = fs::read_to_string(workspace.join(file)).expect(file);
             let text: Vec<&str> = text.lines().collect();
-            let found = functions(&text).into_iter().any(|found| found == (function.into(), lines));
-            assert!(found, "{file}: fn {function} has not {lines} lines any more");
+            let needed = FUNCTION_LINES + 1..=lines;
+            let found = functions(&text)
+                .into_iter()
+                .any(|(name, length)| name == function && needed.contains(&length));
+            assert!(found, "{file}: fn {function} needs no exception");
         }
     }
 
