@@ -10,6 +10,7 @@ mod generator;
 mod position;
 mod run;
 mod shrink;
+mod ties;
 
 pub use call::{Call, Message, Reply};
 pub use generator::Generator;

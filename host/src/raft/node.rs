@@ -321,7 +321,10 @@ impl Node {
                 tracing::info!(term, leader, leads, "the leader or the term has changed");
             }
             let acknowledged = metrics.borrow_watched().last_quorum_acked;
-            if leads && let Some(instant) = acknowledged {
+            if leads && self.progress.membership().voter_ids().count() == 1 {
+                // A quorum of one is not asked, and never acknowledges.
+                self.progress.leader_seen(Duration::ZERO);
+            } else if leads && let Some(instant) = acknowledged {
                 self.progress.leader_seen(instant.elapsed());
             }
             tokio::select! {

@@ -20,6 +20,8 @@ pub mod snapshot;
 mod state;
 mod state_file;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use backend::{Backends, files};

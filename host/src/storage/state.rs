@@ -9,7 +9,8 @@
 //!
 //! Invariants:
 //! - Readers (`Views`) never see derived tables that are being rebuilt.
-//! - After the first failure of a write every further one fails with the same error; views go on working.
+//! - After the first failure of a write every further one fails with the same error. Views may fail then, too.
+//! - Views live as long as the `State`, and no longer, though the state be replaced by a snapshot's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,10 @@ pub struct State {
     path: PathBuf,
     backends: Backends,
     database: Database,
+    /// Held by each view of this file.
+    generation: Arc<()>,
+    /// Files of states that were replaced, open as long as there are views of them.
+    retired: Vec<(Arc<()>, Database)>,
     specs: Arc<[TableSpec]>,
     derived: Vec<(TableId, RowSet)>,
     rows_bytes: u64,
@@ -74,10 +79,22 @@ impl State {
             .filter(|spec| spec.kind == TableKind::Derived)
             .map(|spec| (spec.id, RowSet::default()))
             .collect();
-        let latest = Arc::new(make_view(&path, &database, &specs, &derived, mark, rows_bytes)?);
-        let views = Views(Arc::new(ArcSwap::new(latest.clone())));
-        let failure = None;
-        Ok(Self { path, backends, database, specs, derived, rows_bytes, latest, views, failure })
+        let generation = Arc::new(());
+        let view = make_view(&path, &database, &specs, &derived, &generation, mark, rows_bytes)?;
+        let latest = Arc::new(view);
+        Ok(Self {
+            path,
+            backends,
+            database,
+            generation,
+            retired: Vec::new(),
+            specs,
+            derived,
+            rows_bytes,
+            views: Views(Arc::new(ArcSwap::new(latest.clone()))),
+            latest,
+            failure: None,
+        })
     }
 
     /// The state as of the last commit, for the writer: derived tables may be half rebuilt.
@@ -104,6 +121,7 @@ impl State {
             state.write_derived(&writes);
             state.refresh(mark)?;
             state.views.0.store(state.latest.clone());
+            state.retired.retain(|(generation, _)| Arc::strong_count(generation) > 1);
             Ok(state.view())
         })
     }
@@ -188,7 +206,10 @@ impl State {
         let database = open_database(&self.path, &self.backends, limits::STATE_CACHE_BYTES)?;
         let (path, backends) = (self.path.clone(), self.backends.clone());
         let renewed = Self::with_database(path, backends, database, self.specs.clone())?;
-        *self = Self { views: self.views.clone(), ..renewed };
+        let old = std::mem::replace(self, renewed);
+        self.views = old.views;
+        self.retired = old.retired;
+        self.retired.push((old.generation, old.database));
         Ok(())
     }
 
@@ -266,9 +287,15 @@ impl State {
     }
 
     fn refresh(&mut self, mark: Mark) -> Result<(), StorageError> {
-        let (path, specs, derived) = (&self.path, &self.specs, &self.derived);
-        let view = make_view(path, &self.database, specs, derived, mark, self.rows_bytes)?;
-        self.latest = Arc::new(view);
+        self.latest = Arc::new(make_view(
+            &self.path,
+            &self.database,
+            &self.specs,
+            &self.derived,
+            &self.generation,
+            mark,
+            self.rows_bytes,
+        )?);
         Ok(())
     }
 }

@@ -110,6 +110,7 @@ pub(super) fn make_view(
     database: &Database,
     specs: &Arc<[TableSpec]>,
     derived: &[(TableId, RowSet)],
+    generation: &Arc<()>,
     mark: Mark,
     rows_bytes: u64,
 ) -> Result<View, StorageError> {
@@ -128,7 +129,8 @@ pub(super) fn make_view(
     }
     // A figure for Status; a test's file in memory has none.
     let size_bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
-    Ok(View { mark, specs: specs.clone(), tables, size_bytes, rows_bytes })
+    let specs = specs.clone();
+    Ok(View { mark, specs, tables, _generation: generation.clone(), size_bytes, rows_bytes })
 }
 
 /// Fills a new file from a snapshot, and brings it to disk. The snapshot is whole if this succeeds: its checksum has

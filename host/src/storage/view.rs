@@ -24,6 +24,8 @@ pub struct View {
     pub(super) mark: Mark,
     pub(super) specs: Arc<[TableSpec]>,
     pub(super) tables: Vec<(TableId, TableView)>,
+    /// Tells the state's writer that its file is still needed.
+    pub(super) _generation: Arc<()>,
     /// The size of the file.
     pub(super) size_bytes: u64,
     /// What the rows of the durable tables take, keys and values.

@@ -5,6 +5,7 @@ use proto::etcdserverpb::ResponseHeader;
 use proto::etcdserverpb::response_op::Response;
 use tonic::{Code, Status};
 
+use super::ties;
 use crate::client::Client;
 
 /// A request.
@@ -38,7 +39,8 @@ pub struct Reply {
 }
 
 impl Call {
-    /// Sends the request. What two servers may differ in is zero in the answer: ids and the term.
+    /// Sends the request. What two servers may differ in is settled in the answer: ids and the term only
+    /// say whether they are there, and rows that a sort finds equal are in the order of their keys.
     pub async fn send(&self, client: &Client) -> Reply {
         let mut messages = Vec::new();
         let error = match self.send_into(client, &mut messages).await {
@@ -46,6 +48,7 @@ impl Call {
             Err(status) => Some((status.code(), status.message().to_owned())),
         };
         messages.iter_mut().for_each(Message::anonymise);
+        ties::settle(self, &mut messages);
         Reply { messages, error }
     }
 

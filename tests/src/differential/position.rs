@@ -2,6 +2,8 @@
 //!
 //! A request that has not been sent holds them as numbers around two bases that no server reaches.
 
+use std::collections::BTreeSet;
+
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::compare::TargetUnion;
 use proto::etcdserverpb::request_op::Request;
@@ -16,14 +18,16 @@ pub const COMPACTED: i64 = 1 << 41;
 const REACH: i64 = 1 << 20;
 
 /// What relative revisions are relative to.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Known {
     pub latest: i64,
     pub compacted: i64,
+    /// The revisions of all compactions.
+    pub compactions: BTreeSet<i64>,
 }
 
 impl Known {
-    fn absolute(self, revision: &mut i64) {
+    fn absolute(&self, revision: &mut i64) {
         for (base, known) in [(LATEST, self.latest), (COMPACTED, self.compacted)] {
             let offset = revision.wrapping_sub(base);
             if (-REACH..=REACH).contains(&offset) {
@@ -34,19 +38,30 @@ impl Known {
     }
 
     /// The request with its revisions made absolute.
-    pub fn resolve(self, call: &Call) -> Call {
+    pub fn resolve(&self, call: &Call) -> Call {
         let mut call = call.clone();
         match &mut call {
             Call::Range(range) | Call::RangeStream(range) => self.range(range),
             Call::Txn(txn) => self.txn(txn),
-            Call::Compact(compact) => self.absolute(&mut compact.revision),
-            Call::HashKv(hash) => self.absolute(&mut hash.revision),
+            Call::Compact(compact) => {
+                self.absolute(&mut compact.revision);
+                // Revision 0 would get a remembered hash, see below, and 0 is how one asks for the latest.
+                compact.revision -= i64::from(compact.revision == 0);
+            }
+            Call::HashKv(hash) => {
+                self.absolute(&mut hash.revision);
+                // etcd remembers the hashes that it took during its last ten compactions, until it ends,
+                // and answers with them even where the revision is compacted.
+                if self.compactions.contains(&hash.revision) {
+                    hash.revision = 0;
+                }
+            }
             Call::Put(_) | Call::DeleteRange(_) => {}
         }
         call
     }
 
-    fn range(self, range: &mut pb::RangeRequest) {
+    fn range(&self, range: &mut pb::RangeRequest) {
         self.absolute(&mut range.revision);
         self.absolute(&mut range.min_mod_revision);
         self.absolute(&mut range.max_mod_revision);
@@ -54,7 +69,7 @@ impl Known {
         self.absolute(&mut range.max_create_revision);
     }
 
-    fn txn(self, txn: &mut pb::TxnRequest) {
+    fn txn(&self, txn: &mut pb::TxnRequest) {
         for compare in &mut txn.compare {
             match &mut compare.target_union {
                 Some(
@@ -80,6 +95,7 @@ impl Known {
         self.latest = self.latest.max(revision);
         if let Call::Compact(compact) = sent {
             self.compacted = compact.revision;
+            self.compactions.insert(compact.revision);
         }
     }
 }
@@ -90,7 +106,7 @@ mod tests {
 
     #[test]
     fn relative_revisions_become_absolute_and_others_stay() {
-        let known = Known { latest: 70, compacted: 30 };
+        let known = Known { latest: 70, compacted: 30, ..Default::default() };
         let resolved = |revision| {
             let call = Call::HashKv(pb::HashKvRequest { revision });
             let Call::HashKv(hash) = known.resolve(&call) else { panic!("another kind") };

@@ -56,8 +56,9 @@ pub async fn under_kills_and_pauses(scene: Scene) -> Result<Verdict> {
         faults += 1;
     }
     recorder.wait_progress(ANSWERS_BETWEEN).await?;
-    cluster.wait_equal().await?;
     let history = recorder.finish(&cluster.client(0)).await?;
+    // Not before the clients have ended: the members are compared one after the other.
+    cluster.wait_equal().await?;
     judge(&scene, &history, faults)
 }
 

@@ -30,6 +30,14 @@ pub struct Http {
     pub body: String,
 }
 
+impl Http {
+    pub fn sort_lines(&mut self) {
+        let mut lines: Vec<&str> = self.body.lines().collect();
+        lines.sort_unstable();
+        self.body = lines.join("\n");
+    }
+}
+
 /// One HTTP/1.1 request without a body.
 pub async fn http(address: &str, method: &str, path: &str) -> Result<Http> {
     let request =

@@ -1,0 +1,89 @@
+//! Files that are not what they should be: an error, no panic, and nothing changed.
+
+use std::fs;
+use std::path::Path;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::{ROWS, mark, seed, specs};
+use crate::storage::{Log, LogBatch, State, StorageError, files};
+
+fn fill(directory: &Path) {
+    let (mut log, _) = Log::open(directory, &files()).unwrap();
+    let entries = (0..100).map(|index| (index, Bytes::from(vec![7; 500]))).collect();
+    log.write(&LogBatch { entries, ..LogBatch::default() }).unwrap();
+    let mut state = State::open(directory, &files(), &specs()).unwrap();
+    let mut overlay = state.overlay();
+    for number in 0..100u8 {
+        overlay.put(ROWS, &[number], &[number; 400]).unwrap();
+    }
+    state.commit(overlay.into_writes(), mark(1)).unwrap();
+    state.persist().unwrap();
+}
+
+fn open(directory: &Path, name: &str) -> Result<(), StorageError> {
+    match name {
+        "log.redb" => Log::open(directory, &files()).map(|_| ()),
+        _ => State::open(directory, &files(), &specs()).map(|_| ()),
+    }
+}
+
+/// Opens a file with other content; it must be refused, and stay as it is.
+fn refuse(directory: &Path, name: &str, content: &[u8]) {
+    let path = directory.join(name);
+    fs::write(&path, content).unwrap();
+    let error = open(directory, name).expect_err("it is refused");
+    assert!(error.to_string().contains(name), "{error}");
+    assert!(matches!(error, StorageError::Corrupt { .. }), "{error:?}");
+    assert!(fs::read(&path).unwrap() == content, "{name} has been changed: {error}");
+}
+
+#[test]
+fn what_is_no_database_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = StdRng::seed_from_u64(seed());
+    for name in ["log.redb", "state.redb"] {
+        for length in [1, 8, 100, 4096, 100_000] {
+            let mut garbage = vec![0; length];
+            random.fill(garbage.as_mut_slice());
+            refuse(directory.path(), name, &garbage);
+        }
+    }
+}
+
+#[test]
+fn a_database_cut_short_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(directory.path());
+    for name in ["log.redb", "state.redb"] {
+        let whole = fs::read(directory.path().join(name)).unwrap();
+        for eighth in 1..8 {
+            refuse(directory.path(), name, &whole[..whole.len() * eighth / 8]);
+            refuse(directory.path(), name, &whole[..(whole.len() * eighth / 8) & !4095]);
+        }
+        refuse(directory.path(), name, &whole[..whole.len() - 1]);
+        refuse(directory.path(), name, &whole[..300]);
+    }
+}
+
+/// Whether a flipped bit in the head shows or not, there is an answer.
+#[test]
+fn a_damaged_head_is_no_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    fill(directory.path());
+    let mut random = StdRng::seed_from_u64(seed());
+    for name in ["log.redb", "state.redb"] {
+        let path = directory.path().join(name);
+        let whole = fs::read(&path).unwrap();
+        for _ in 0..150 {
+            let mut damaged = whole.clone();
+            damaged[random.random_range(0..320)] ^= 1 << random.random_range(0..8);
+            fs::write(&path, &damaged).unwrap();
+            if let Err(error) = open(directory.path(), name) {
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        }
+    }
+}
