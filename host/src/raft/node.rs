@@ -14,7 +14,6 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Config, Instant, ServerState, SnapshotPolicy};
 use prost::Message;
-use proto::instar::peer::peer_server::PeerServer;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
@@ -24,7 +23,7 @@ use super::log_store::{self, LogStore, Recovered};
 use super::log_thread::LogThread;
 use super::membership::MembershipKeeper;
 use super::network::{Network, OwnIdentity, Peers};
-use super::peer_service::PeerService;
+use super::peer_service::{self, PeerService};
 use super::progress::Progress;
 use super::proposer::Proposer;
 use super::read_index::ReadIndex;
@@ -180,7 +179,7 @@ impl Node {
             request_timeout: options.request_timeout,
             snapshot_directory: options.snapshot_directory.clone(),
         };
-        serve_peers(service, peer_listeners)?;
+        peer_service::serve(service, peer_listeners)?;
         let request_timeout = options.request_timeout;
         let proposer = Proposer {
             raft: raft.clone(),
@@ -456,27 +455,4 @@ async fn publish(
         }
         tokio::time::sleep(PUBLISH_INTERVAL).await;
     }
-}
-
-fn serve_peers(service: PeerService, listeners: Vec<TcpListener>) -> io::Result<()> {
-    let server = PeerServer::new(service)
-        .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
-        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
-    for listener in listeners {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let incoming =
-            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        let router = tonic::transport::Server::builder()
-            .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::PEER_STREAM_WINDOW_BYTES * 2)
-            .http2_keepalive_interval(Some(Duration::from_secs(5)))
-            .add_service(server.clone());
-        tokio::spawn(async move {
-            if let Err(error) = router.serve_with_incoming(incoming).await {
-                tracing::error!(error = %error, "the peer listener has failed");
-            }
-        });
-    }
-    Ok(())
 }

@@ -3,6 +3,8 @@
 //! Nothing of a message is looked at before its identity has been checked: openraft itself knows neither clusters nor
 //! data directories, and would take a stranger's vote.
 
+use std::io;
+use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +14,10 @@ use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
 };
 use proto::instar::peer as pb;
-use proto::instar::peer::peer_server::Peer;
+use proto::instar::peer::peer_server::{Peer, PeerServer};
 use tokio::sync::mpsc;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::membership::MembershipKeeper;
@@ -22,6 +26,7 @@ use super::progress::Progress;
 use super::proposer::Proposal;
 use super::types::{self, DecodeError, Raft, TypeConfig};
 use super::{read_index, snapshot_stream};
+use crate::limits;
 
 /// What answers the peers.
 pub struct PeerService {
@@ -32,6 +37,32 @@ pub struct PeerService {
     pub proposals: mpsc::Sender<Vec<Proposal>>,
     pub request_timeout: Duration,
     pub snapshot_directory: std::path::PathBuf,
+}
+
+/// Serves peers on these listeners for as long as the runtime lives.
+///
+/// # Errors
+/// A listener cannot be made non-blocking.
+pub fn serve(service: PeerService, listeners: Vec<TcpListener>) -> io::Result<()> {
+    let server = PeerServer::new(service)
+        .max_decoding_message_size(limits::PEER_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::PEER_MESSAGE_BYTES);
+    for listener in listeners {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let router = Server::builder()
+            .initial_stream_window_size(limits::PEER_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::PEER_STREAM_WINDOW_BYTES * 2)
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .add_service(server.clone());
+        tokio::spawn(async move {
+            if let Err(error) = router.serve_with_incoming(incoming).await {
+                tracing::error!(error = %error, "the peer listener has failed");
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Checks who speaks. Each refusal tells the other side's operator what is wrong.
