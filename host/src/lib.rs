@@ -9,6 +9,7 @@
 pub mod api;
 pub mod config;
 pub mod limits;
+pub mod logging;
 pub mod raft;
 pub mod runtime;
 pub mod server;

@@ -47,7 +47,7 @@ pub const READER_CALLS: u32 = 10_000;
 /// Lines that one call of a machine may log; further ones are dropped.
 pub const LOG_LINES_PER_CALL: u32 = 16;
 /// A logged line, in bytes; the rest is cut off.
-pub const LOG_LINE_BYTES: usize = 1 << 10;
+pub const MACHINE_LOG_LINE_BYTES: usize = 1 << 10;
 
 // --- raft ---------------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
 // --- server -------------------------------------------------------------------------------------------------------
 
 /// Heavy queries that wait for a thread; beyond that they are refused.
-pub const HEAVY_QUERIES: usize = 1_024;
+pub const QUERY_POOL_JOBS: usize = 1_024;
 
 // --- api ----------------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,18 @@ pub const SEND_BUFFER_BYTES: usize = 64 << 10;
 pub const SMALL_MESSAGE_BYTES: usize = 4 << 10;
 /// Answers of one connection that wait for its client to read, in bytes. Beyond it no further call is begun.
 pub const UNREAD_ANSWERS_BYTES: usize = 4 << 20;
+/// Queries of one connection at the same time that may touch many rows; counted until their answers are sent.
+pub const HEAVY_QUERIES: usize = 16;
 /// What gRPC may add to a request of --max-request-bytes, in bytes: etcd's grpcOverheadBytes.
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// The largest message that gRPC's prefix and its clients can take, in bytes.
 pub const ANSWER_MESSAGE_BYTES: usize = i32::MAX as usize;
+
+// --- logging ------------------------------------------------------------------------------------------------------
+
+/// Lines that wait for their output; further ones are dropped and counted.
+pub const WAITING_LOG_LINES: usize = 8_192;
+/// One line, in bytes; what exceeds it is cut from its fields.
+pub const LOG_LINE_BYTES: usize = 16 << 10;
+/// How long the process waits, as it ends, for its last lines to be written.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use host::config::{Config, Invocation};
-use host::server;
+use host::{logging, server};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let invocation =
@@ -19,12 +22,21 @@ fn main() -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    match server::run(*config) {
-        Ok(()) => ExitCode::SUCCESS,
+    let log = match logging::set_up(&config.log) {
+        Ok(log) => log,
         Err(error) => {
-            tracing::error!(error = %error, "the server has ended");
-            ExitCode::FAILURE
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
         }
+    };
+    logging::announce(&config);
+    let ended = server::run(*config);
+    if let Err(error) = &ended {
+        tracing::error!(error = %error, fatal = true, "the server has ended");
+    }
+    log.flush();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }

@@ -6,7 +6,6 @@
 //! does not read is not served further.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,51 +14,21 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::status::{Code, Status};
+use super::unread::Unread;
 use super::wire::{FRAME_PREFIX_BYTES, Frame};
 use crate::limits;
 
-pub(super) const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// The h2 crate copies DATA frames below 256 bytes into its output buffer, and writes each longer one with a system call
+/// of its own. Up to a kilobyte, several short frames are cheaper than that by a third of the call.
+const PIECE_BYTES: usize = 255;
+const IN_PIECES_BYTES: usize = 1024;
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_MESSAGE: &str = "grpc-message";
-
-/// What the calls of one connection share: how many bytes of answers wait for the client to read.
-#[derive(Debug, Default)]
-pub(super) struct Unread {
-    bytes: AtomicUsize,
-    shrank: Notify,
-}
-
-impl Unread {
-    /// Waits until the client has read enough for another call to be begun.
-    pub(super) async fn is_bearable(&self) {
-        while self.bytes.load(Ordering::Relaxed) > limits::UNREAD_ANSWERS_BYTES {
-            // All calls of a connection run on its thread: nothing happens between the look and the wait.
-            self.shrank.notified().await;
-        }
-    }
-
-    fn add(&self, bytes: usize) -> Waiting<'_> {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Waiting { unread: self, bytes }
-    }
-}
-
-/// Bytes that count as unread until this is dropped.
-struct Waiting<'a> {
-    unread: &'a Unread,
-    bytes: usize,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.unread.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.unread.shrank.notify_waiters();
-    }
-}
 
 /// A request message, and the part of the budget for large ones that it takes up.
 pub(super) struct Message<'a> {
@@ -110,18 +79,15 @@ pub(super) async fn receive<'a>(
 
 /// The beginning of a message with at least its prefix, and how many bytes that is.
 async fn first_chunk(body: &mut RecvStream) -> Result<(Bytes, usize), Status> {
-    let end = |bytes: usize| match bytes {
-        0 => Status::new(Code::Unknown, "EOF"),
-        _ => unexpected_end(),
-    };
-    let first = next_chunk(body).await?.ok_or_else(|| end(0))?;
+    let end = || Status::new(Code::Unknown, "EOF");
+    let first = next_chunk(body).await?.ok_or_else(end)?;
     if first.len() >= FRAME_PREFIX_BYTES {
         let bytes = first.len();
         return Ok((first, bytes));
     }
     let mut joined = BytesMut::from(first.as_ref());
     while joined.len() < FRAME_PREFIX_BYTES {
-        let chunk = next_chunk(body).await?.ok_or_else(|| end(joined.len()))?;
+        let chunk = next_chunk(body).await?.ok_or_else(end)?;
         joined.extend_from_slice(&chunk);
     }
     let bytes = joined.len();
@@ -198,6 +164,8 @@ impl From<h2::Error> for Gone {
 
 /// The sending half of a call.
 pub(super) struct Responder<'a> {
+    /// The client's own, subtype included.
+    content_type: HeaderValue,
     response: SendResponse<Bytes>,
     /// There once the headers are sent.
     stream: Option<SendStream<Bytes>>,
@@ -206,7 +174,13 @@ pub(super) struct Responder<'a> {
 
 impl<'a> Responder<'a> {
     pub(super) fn new(response: SendResponse<Bytes>, unread: &'a Unread) -> Responder<'a> {
-        Responder { response, stream: None, unread }
+        Responder { content_type: GRPC, response, stream: None, unread }
+    }
+
+    /// Answers with the client's subtype of `application/grpc`.
+    pub(super) fn set_subtype(&mut self, subtype: &[u8]) {
+        let content_type = [GRPC.as_bytes(), b"+", subtype].concat();
+        self.content_type = HeaderValue::from_bytes(&content_type).unwrap_or(GRPC);
     }
 
     pub(super) fn unread(&self) -> &'a Unread {
@@ -227,12 +201,18 @@ impl<'a> Responder<'a> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
-                let response = response_with(StatusCode::OK, HeaderMap::with_capacity(1));
+                let headers = HeaderMap::with_capacity(1);
+                let response = response_with(StatusCode::OK, &self.content_type, headers);
                 self.stream.insert(self.response.send_response(response, false)?)
             }
         };
         if frame.bytes() <= limits::SMALL_MESSAGE_BYTES {
-            stream.send_data(frame.head, false)?;
+            let mut rest = frame.head;
+            let piece_bytes = if rest.len() <= IN_PIECES_BYTES { PIECE_BYTES } else { rest.len() };
+            while rest.len() > piece_bytes {
+                stream.send_data(rest.split_to(piece_bytes), false)?;
+            }
+            stream.send_data(rest, false)?;
             return Ok(());
         }
         let _waiting = self.unread.add(frame.bytes());
@@ -256,7 +236,7 @@ impl<'a> Responder<'a> {
         let _ = match self.stream {
             Some(mut stream) => stream.send_trailers(trailers),
             None => {
-                let response = response_with(StatusCode::OK, trailers);
+                let response = response_with(StatusCode::OK, &self.content_type, trailers);
                 self.response.send_response(response, true).map(|_| ())
             }
         };
@@ -264,7 +244,7 @@ impl<'a> Responder<'a> {
 
     /// Refuses a request that is no gRPC, or not right as such: with an HTTP status, before it is looked at further.
     pub(super) fn refuse(mut self, code: StatusCode, status: &Status) {
-        let response = response_with(code, status_headers(status));
+        let response = response_with(code, &self.content_type, status_headers(status));
         let _ = self.response.send_response(response, true);
     }
 
@@ -277,8 +257,12 @@ impl<'a> Responder<'a> {
     }
 }
 
-fn response_with(status: StatusCode, mut headers: HeaderMap) -> Response<()> {
-    headers.insert(CONTENT_TYPE, CONTENT_TYPE_GRPC);
+fn response_with(
+    status: StatusCode,
+    content_type: &HeaderValue,
+    mut headers: HeaderMap,
+) -> Response<()> {
+    headers.insert(CONTENT_TYPE, content_type.clone());
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;

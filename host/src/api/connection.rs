@@ -14,11 +14,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::call::Unread;
 use super::coordinator::Coordinator;
 use super::grpc::{self, Service};
 use super::http1;
 use super::prefixed::Prefixed;
+use super::unread::Unread;
 use crate::limits;
 
 /// What every HTTP/2 connection begins with.
@@ -112,7 +112,7 @@ async fn serve_http2<C: Coordinator>(
     let mut client_died = pin!(client_died(connection.ping_pong()));
     let mut stopped = pin!(has_stopped(&mut stopping));
     let mut is_stopping = false;
-    let unread = Arc::new(Unread::default());
+    let unread = Arc::new(Unread::new());
     loop {
         tokio::select! {
             biased;

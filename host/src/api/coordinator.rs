@@ -23,15 +23,17 @@ pub trait Coordinator: Send + Sync + 'static {
         request: Bytes,
     ) -> impl Future<Output = Result<Proposed, RequestError>> + Send;
 
-    /// Answers a request that does not write, by the route that it was admitted for.
+    /// Returns once this member's state is as new as the cluster's was when it was asked.
+    fn read_index(&self) -> impl Future<Output = Result<(), RequestError>> + Send;
+
+    /// Answers a request that does not write from this member's own state. Where that has to be as new as the
+    /// cluster's, `read_index` has been waited for. A `heavy` one may touch many rows, and is to be answered where it
+    /// holds up nobody; any other should be answered at once, before the future is unready.
     fn query(
         &self,
         request: Bytes,
-        admission: Admission,
+        heavy: bool,
     ) -> impl Future<Output = Result<Answered, RequestError>> + Send;
-
-    /// Returns once this member's state is as new as the cluster's was when it was asked.
-    fn read_index(&self) -> impl Future<Output = Result<(), RequestError>> + Send;
 
     /// Returns once nothing is left in this member's storage of what the compaction up to `revision` removes.
     fn compacted(&self, revision: i64) -> impl Future<Output = Result<(), RequestError>> + Send;

@@ -14,9 +14,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method as HttpMethod, Request, StatusCode, request};
 use tokio::sync::{Semaphore, watch};
 
-use super::call::{self, Gone, Responder, Unread};
+use super::call::{self, Gone, Responder};
 use super::coordinator::{Coordinator, Standing};
 use super::status::{Code, Status};
+use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
 use super::{Settings, kv, services};
 use crate::limits;
@@ -59,6 +60,7 @@ pub(super) enum Method {
     Status,
     Hash,
     HashKv,
+    Alarm,
     MemberList,
     HealthCheck,
     HealthList,
@@ -77,6 +79,7 @@ impl Method {
             "/etcdserverpb.Maintenance/Status" => Method::Status,
             "/etcdserverpb.Maintenance/Hash" => Method::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
+            "/etcdserverpb.Maintenance/Alarm" => Method::Alarm,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
@@ -116,6 +119,13 @@ pub(super) async fn serve<C: Coordinator>(
 ) {
     let (head, body) = request.into_parts();
     let mut responder = Responder::new(response, &unread);
+    let content_type = head.headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let Some(subtype) = content_subtype(content_type) else {
+        return responder.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &no_grpc(content_type));
+    };
+    if !subtype.is_empty() {
+        responder.set_subtype(subtype);
+    }
     let deadline = match check_head(&head) {
         Ok(deadline) => deadline,
         Err((code, status)) => return responder.refuse(code, &status),
@@ -136,19 +146,24 @@ pub(super) async fn serve<C: Coordinator>(
     }
 }
 
-/// What HTTP/2 and gRPC ask of the headers, in the order in which grpc-go looks at them. Gives the client's deadline.
-fn check_head(head: &request::Parts) -> Result<Option<Duration>, (StatusCode, Status)> {
-    let content_type = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
-    let is_grpc = match content_type.unwrap_or_default().strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
-        None => false,
-    };
-    if !is_grpc {
-        let content_type = String::from_utf8_lossy(content_type.unwrap_or_default());
-        let message = format!("invalid gRPC request content-type {content_type:?}");
-        let status = Status::new(Code::InvalidArgument, message);
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, status));
+/// What stands behind `application/grpc` in a content type. None if it is no gRPC.
+fn content_subtype(content_type: &[u8]) -> Option<&[u8]> {
+    let rest = content_type.strip_prefix(b"application/grpc")?;
+    match rest.split_first() {
+        None => Some(rest),
+        Some((b'+' | b';', subtype)) => Some(subtype),
+        Some(_) => None,
     }
+}
+
+fn no_grpc(content_type: &[u8]) -> Status {
+    let content_type = String::from_utf8_lossy(content_type);
+    let message = format!("invalid gRPC request content-type {content_type:?}");
+    Status::new(Code::InvalidArgument, message)
+}
+
+/// What gRPC asks of the headers, in the order in which grpc-go looks at them. Gives the client's deadline.
+fn check_head(head: &request::Parts) -> Result<Option<Duration>, (StatusCode, Status)> {
     let deadline = match head.headers.get("grpc-timeout").map(call::parse_timeout) {
         None => None,
         Some(Ok(deadline)) => Some(deadline),
@@ -184,20 +199,24 @@ async fn run<C: Coordinator>(
     }
     let unread = responder.unread();
     let receive = async {
-        unread.is_bearable().await;
-        call::receive(&mut body, service.most_message_bytes(), &service.large_messages).await
+        let turn = unread.turn().await;
+        let most_bytes = service.most_message_bytes();
+        let message = call::receive(&mut body, most_bytes, &service.large_messages).await?;
+        Ok((turn, message))
     };
-    let message = match unless_gone(responder, receive).await? {
-        Ok(message) => message,
+    // The turn ends with the call.
+    let (mut turn, message) = match unless_gone(responder, receive).await? {
+        Ok(received) => received,
         Err(status) => return Ok(Err(status)),
     };
+    let (headers, message) = (&head.headers, &message.bytes);
     match method {
         Method::RangeStream => {
-            kv::range_stream(service, &head.headers, &message.bytes, responder).await
+            kv::range_stream(service, headers, message, &mut turn, responder).await
         }
-        Method::HealthWatch => services::health_watch(service, &message.bytes, responder).await,
+        Method::HealthWatch => services::health_watch(service, message, responder).await,
         unary => {
-            let answer = answer(service, unary, &head.headers, &message.bytes);
+            let answer = answer(service, unary, headers, message, &mut turn);
             match unless_gone(responder, answer).await? {
                 Ok(frame) => responder.message(frame).await.map(Ok),
                 Err(status) => Ok(Err(status)),
@@ -224,6 +243,7 @@ async fn answer<C: Coordinator>(
     method: Method,
     headers: &HeaderMap,
     message: &Bytes,
+    turn: &mut Turn<'_>,
 ) -> Result<Frame, Status> {
     match method {
         Method::HealthCheck => return services::health_check(service, message),
@@ -232,8 +252,9 @@ async fn answer<C: Coordinator>(
     }
     let frame = match method {
         Method::Status => services::status(service, headers, message),
+        Method::Alarm => services::alarm(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
-        method => kv::unary(service, method, headers, message).await,
+        method => kv::unary(service, method, headers, message, turn).await,
     }?;
     if frame.bytes() > limits::ANSWER_MESSAGE_BYTES {
         let message = format!(
@@ -295,8 +316,8 @@ mod tests {
             ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
             ("/etcdserverpb.KV/Rang", "unknown method Rang for service etcdserverpb.KV"),
             (
-                "/etcdserverpb.Maintenance/Alarm",
-                "unknown method Alarm for service etcdserverpb.Maintenance",
+                "/etcdserverpb.Maintenance/Defragment",
+                "unknown method Defragment for service etcdserverpb.Maintenance",
             ),
             ("/a/b/c", "unknown service a/b"),
         ] {

@@ -16,7 +16,6 @@ use super::coordinator::{AlarmKind, Coordinator, RequestError};
 use super::grpc::Service;
 use super::wire::{self, EtcdRequest};
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
-use crate::runtime::{Admission, Route};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -43,6 +42,10 @@ pub(super) async fn serve<C: Coordinator>(
 }
 
 async fn route<C: Coordinator>(service: &Service<C>, request: &Request<Incoming>) -> Answer {
+    if request.method() == Method::OPTIONS {
+        // A browser that asks whether it may ask.
+        return Answer::default();
+    }
     let path = request.uri().path();
     let checks = Check::under(path);
     if checks.is_empty() && path != "/health" && path != "/version" {
@@ -131,8 +134,10 @@ async fn read<C: Coordinator>(
         ..Default::default()
     };
     let request = wire::etcd_request(EtcdRequest::Range, &range.encode_to_vec());
-    let route = if serializable { Route::LocalRead } else { Route::Read };
-    service.coordinator.query(request, Admission { route, heavy: false }).await.map(|_| ())
+    if !serializable {
+        service.coordinator.read_index().await?;
+    }
+    service.coordinator.query(request, false).await.map(|_| ())
 }
 
 /// The checks that /livez and /readyz are made of.

@@ -7,9 +7,10 @@ use prost::Message;
 use proto::etcdserverpb::CompactionRequest;
 
 use super::call::{Gone, Responder};
-use super::coordinator::Coordinator;
+use super::coordinator::{Answered, Coordinator, RequestError};
 use super::grpc::{Method, Service, check_metadata, unless_gone};
 use super::status::{Code, Status};
+use super::unread::Turn;
 use super::wire::{self, EtcdRequest, Frame, OwnRequest};
 use crate::runtime::{Admission, Route};
 
@@ -19,14 +20,15 @@ pub(super) async fn unary<C: Coordinator>(
     method: Method,
     headers: &HeaderMap,
     message: &Bytes,
+    turn: &mut Turn<'_>,
 ) -> Result<Frame, Status> {
     let kind = match method {
         Method::Put => EtcdRequest::Put,
         Method::DeleteRange => EtcdRequest::DeleteRange,
         Method::Txn => EtcdRequest::Txn,
         Method::Compact => return compact(service, headers, message).await,
-        Method::Hash => return hash(service, headers, OwnRequest::Hash, message).await,
-        Method::HashKv => return hash(service, headers, OwnRequest::HashKv, message).await,
+        Method::Hash => return hash(service, headers, OwnRequest::Hash, message, turn).await,
+        Method::HashKv => return hash(service, headers, OwnRequest::HashKv, message, turn).await,
         _ => EtcdRequest::Range,
     };
     let request = wire::etcd_request(kind, message);
@@ -38,7 +40,7 @@ pub(super) async fn unary<C: Coordinator>(
     let admission = admitted?;
     match admission.route {
         Route::Write => propose(service, kind, request, message.len()).await,
-        Route::Read | Route::LocalRead => query(service, request, admission).await,
+        Route::Read | Route::LocalRead => query(service, request, admission, turn).await,
     }
 }
 
@@ -56,12 +58,27 @@ async fn propose<C: Coordinator>(
     Ok(Frame::response(&service.header(proposed.revision), proposed.body))
 }
 
+/// Answers a query, once the state is new enough and the client owes no more reading than it may.
+async fn read<C: Coordinator>(
+    service: &Service<C>,
+    request: Bytes,
+    admission: Admission,
+    turn: &mut Turn<'_>,
+) -> Result<Answered, RequestError> {
+    if admission.route == Route::Read {
+        service.coordinator.read_index().await?;
+    }
+    turn.may_answer(admission.heavy).await;
+    service.coordinator.query(request, admission.heavy).await
+}
+
 async fn query<C: Coordinator>(
     service: &Service<C>,
     request: Bytes,
     admission: Admission,
+    turn: &mut Turn<'_>,
 ) -> Result<Frame, Status> {
-    let answered = service.coordinator.query(request, admission).await?;
+    let answered = read(service, request, admission, turn).await?;
     Ok(Frame::response(&service.header(answered.revision), answered.body))
 }
 
@@ -87,11 +104,12 @@ async fn hash<C: Coordinator>(
     headers: &HeaderMap,
     kind: OwnRequest,
     message: &Bytes,
+    turn: &mut Turn<'_>,
 ) -> Result<Frame, Status> {
     let request = wire::own_request(kind, message);
     let admission = service.coordinator.admit(&request)?;
     check_metadata(service.coordinator.standing(), headers, false)?;
-    query(service, request, admission).await
+    query(service, request, admission, turn).await
 }
 
 /// Serves RangeStream: one query a message, and the next one only when the client has room for its answer.
@@ -99,6 +117,7 @@ pub(super) async fn range_stream<C: Coordinator>(
     service: &Service<C>,
     headers: &HeaderMap,
     message: &Bytes,
+    turn: &mut Turn<'_>,
     responder: &mut Responder<'_>,
 ) -> Result<Result<(), Status>, Gone> {
     let target_bytes = u64::from(service.settings.max_request_bytes);
@@ -110,8 +129,8 @@ pub(super) async fn range_stream<C: Coordinator>(
         Err(status) => return Ok(Err(status)),
     };
     loop {
-        let query = service.coordinator.query(request, admission);
-        let answered = match unless_gone(responder, query).await? {
+        let read = read(service, request, admission, turn);
+        let answered = match unless_gone(responder, read).await? {
             Ok(answered) => answered,
             Err(error) => return Ok(Err(error.into())),
         };

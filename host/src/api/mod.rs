@@ -22,6 +22,7 @@ mod services;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod wire;
 
 pub use coordinator::{

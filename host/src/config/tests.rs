@@ -1,3 +1,5 @@
+//! The command line, the environment and the help.
+
 use super::*;
 
 fn read(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Invocation, ConfigError> {

@@ -16,7 +16,7 @@ use openraft::{Config, Instant, ServerState, SnapshotPolicy};
 use prost::Message;
 use proto::instar::peer::peer_server::PeerServer;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::apply::{Applier, ApplyThread};
 use super::clock::ReplicatedClock;
@@ -39,7 +39,7 @@ use crate::storage::{Log, LogState, State, Views};
 /// How long a leader that stops waits for another one to take over.
 const TRANSFER_PATIENCE: Duration = Duration::from_millis(1_000);
 /// How often a member that is not yet in the membership as it should be tries again.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a member is started with.
 pub struct NodeOptions {
@@ -93,6 +93,8 @@ pub struct Node {
     shards: Arc<Shards>,
     /// For what this member asks of itself; its runtime is raft's.
     own_shard: Arc<Shard>,
+    /// Told once this member has published itself.
+    published: Arc<Notify>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     election_timeout: Duration,
 }
@@ -122,6 +124,7 @@ impl Node {
         };
         let shards = Arc::new(Shards::new(options.shards, &links));
         let own_shard = shards.own();
+        let published = Arc::new(Notify::new());
 
         let recovered = recover(&log, &log_state)?;
         let disk = log.reader();
@@ -161,6 +164,7 @@ impl Node {
             progress: progress.clone(),
             shards: shards.clone(),
             own_shard: own_shard.clone(),
+            published: published.clone(),
             threads: Mutex::new(vec![log_handle, apply_handle]),
             election_timeout,
         });
@@ -193,7 +197,11 @@ impl Node {
         let shard = own_shard.clone();
         tokio::spawn(async move { own_shard.run().await });
         tokio::spawn(Upkeep { reader, views, progress: progress.clone(), shard }.run());
-        tokio::spawn(publish(own_record(&options), peers, progress, membership));
+        let own = own_record(&options);
+        tokio::spawn(async move {
+            publish(own, peers, progress, membership).await;
+            published.notify_one();
+        });
         Ok(node)
     }
 
@@ -202,9 +210,11 @@ impl Node {
         self.shards.get(number)
     }
 
-    /// Waits until this member can serve: it knows a leader, and is as far as the cluster was then.
+    /// Waits until this member can serve: a leader has confirmed that it leads, and the membership says of this member
+    /// what it says of itself (etcd is ready at the same point).
     pub async fn ready(&self) {
         while self.own_shard.read_index().await.is_err() {}
+        self.published.notified().await;
     }
 
     /// The leader, unless this member has lost touch with it.
@@ -312,7 +322,10 @@ impl Node {
                 tracing::info!(term, leader, leads, "the leader or the term has changed");
             }
             let acknowledged = metrics.borrow_watched().last_quorum_acked;
-            if leads && let Some(instant) = acknowledged {
+            if leads && self.progress.membership().voter_ids().count() == 1 {
+                // A quorum of one is not asked, and never acknowledges.
+                self.progress.leader_seen(Duration::ZERO);
+            } else if leads && let Some(instant) = acknowledged {
                 self.progress.leader_seen(instant.elapsed());
             }
             tokio::select! {

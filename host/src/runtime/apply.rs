@@ -95,9 +95,9 @@ impl Batch<'_> {
                         let export = instance.export(&self.machine.exports().apply)?;
                         vacant.insert((instance, export))
                     }
-                    Err((error, state)) => {
-                        self.overlay = state.into_overlay();
-                        return Err(error);
+                    Err(not_made) => {
+                        self.overlay = not_made.state.into_overlay();
+                        return Err(not_made.error);
                     }
                 }
             }

@@ -16,7 +16,7 @@ use super::{
     host_state::{Ended, HostState, check_key, check_value},
 };
 use crate::{
-    limits::{ANSWER_BYTES, LOG_LINE_BYTES, LOG_LINES_PER_CALL, PAGE_BYTES},
+    limits::{ANSWER_BYTES, LOG_LINES_PER_CALL, MACHINE_LOG_LINE_BYTES, PAGE_BYTES},
     storage::StorageError,
 };
 
@@ -214,7 +214,7 @@ fn write_log(mut cx: Cx, (level, message): (abi::LogLevel, WasmStr)) -> wasmtime
         return Ok(());
     }
     let message = message.to_str(&cx)?;
-    let line = &message[..message.floor_char_boundary(LOG_LINE_BYTES)];
+    let line = &message[..message.floor_char_boundary(MACHINE_LOG_LINE_BYTES)];
     match level {
         abi::LogLevel::Debug => tracing::debug!(target: "machine", "{line}"),
         abi::LogLevel::Info => tracing::info!(target: "machine", "{line}"),

@@ -16,12 +16,22 @@ pub(super) struct Instance {
     instance: wasmtime::component::Instance,
 }
 
+/// An instance that could not be made.
+pub(super) struct NotMade {
+    pub error: CallError,
+    /// What would have stood behind it.
+    pub state: HostState,
+}
+
+impl From<Box<NotMade>> for CallError {
+    fn from(not_made: Box<NotMade>) -> Self {
+        not_made.error
+    }
+}
+
 impl Instance {
-    /// Makes an instance. If that fails, the host's state comes back with the reason.
-    pub fn new(
-        pre: &InstancePre<HostState>,
-        state: HostState,
-    ) -> Result<Self, (CallError, HostState)> {
+    /// Makes an instance.
+    pub fn new(pre: &InstancePre<HostState>, state: HostState) -> Result<Self, Box<NotMade>> {
         let fuel = state.budget.fuel;
         let mut store = Store::new(pre.engine(), state);
         store.limiter(|state| state);
@@ -34,7 +44,7 @@ impl Instance {
                 // Before the machine's first instruction, what fails is the host.
                 let resources = || LocalFailure::Resources(format!("{error:#}")).into();
                 let error = divide(ended, &error).unwrap_or_else(resources);
-                Err((error, store.into_data()))
+                Err(Box::new(NotMade { error, state: store.into_data() }))
             }
         }
     }
@@ -75,12 +85,6 @@ impl Instance {
             let ended = self.store.data_mut().ended.take();
             divide(ended, &error).unwrap_or_else(|| malformed().into())
         })
-    }
-
-    /// Fuel used since the call began.
-    #[cfg(test)]
-    pub fn fuel_used(&self) -> u64 {
-        self.store.data().budget.fuel - self.store.get_fuel().unwrap_or(0)
     }
 
     pub fn state(&mut self) -> &mut HostState {

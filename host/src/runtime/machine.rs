@@ -9,12 +9,12 @@ use wasmtime::{
 };
 
 use super::{
-    Budget, Budgets, CallError, Description, RuntimeError, abi, cache,
+    Budget, Budgets, Description, RuntimeError, abi, cache,
     component::{Exports, check_imports},
     engine,
     host_state::{HostState, Source},
     imports,
-    instance::Instance,
+    instance::{Instance, NotMade},
     reader::Reader,
 };
 use crate::limits::COMPONENT_BYTES;
@@ -85,7 +85,7 @@ fn describe(
     budget: Budget,
 ) -> Result<Description, RuntimeError> {
     let state = HostState::new(None, Source::Nothing, budget);
-    let mut instance = Instance::new(pre, state).map_err(|(error, _)| error)?;
+    let mut instance = Instance::new(pre, state).map_err(|not_made| not_made.error)?;
     let wrong = |name| {
         move |error: wasmtime::Error| RuntimeError::Export { name, reason: format!("{error:#}") }
     };
@@ -148,8 +148,8 @@ impl Machine {
         HostState::new(Some(self.inner.description.clone()), source, budget)
     }
 
-    /// Makes an instance. If that fails, the state comes back with the reason.
-    pub(super) fn instance(&self, state: HostState) -> Result<Instance, (CallError, HostState)> {
+    /// Makes an instance.
+    pub(super) fn instance(&self, state: HostState) -> Result<Instance, Box<NotMade>> {
         Instance::new(&self.inner.pre, state)
     }
 }

@@ -23,6 +23,7 @@ mod imports;
 mod instance;
 mod machine;
 #[cfg(any(feature = "native-guest", test))]
+#[cfg_attr(not(feature = "native-guest"), allow(dead_code, reason = "tests need a part of it"))]
 mod native;
 mod outcome;
 mod reader;

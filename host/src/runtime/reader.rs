@@ -112,7 +112,7 @@ impl Reader {
 
     fn warm_up(&self, budget: Budget) -> Result<Warm, CallError> {
         let state = self.machine.state(Source::Nothing, budget);
-        let mut instance = self.machine.instance(state).map_err(|(error, _)| error)?;
+        let mut instance = self.machine.instance(state)?;
         let exports = self.machine.exports();
         Ok(Warm {
             admit: instance.export(&exports.admit)?,

@@ -104,7 +104,7 @@ impl Machine {
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift + 'static,
     {
-        let mut instance = self.instance(state).map_err(|(error, _)| error)?;
+        let mut instance = self.instance(state)?;
         let export = instance.export(export)?;
         let reply = instance.call(&export, parameters)?;
         Ok((reply, instance.into_state()))

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::query_pool::QueryPool;
 use crate::api::{Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError, Standing};
 use crate::raft::{self, Node, Shard};
-use crate::runtime::{Admission, Answer, QueryError, Reader, Rejection, Route};
+use crate::runtime::{Admission, Answer, QueryError, Reader};
 use crate::storage::Views;
 
 /// One client runtime's way to the rest of the server.
@@ -65,17 +65,9 @@ impl Coordinator for ClientCoordinator {
         }
     }
 
-    async fn query(&self, request: Bytes, admission: Admission) -> Result<Answered, RequestError> {
-        match admission.route {
-            Route::LocalRead => {}
-            Route::Read => self.shard.read_index().await?,
-            Route::Write => {
-                let message = "a request that writes was to be answered by a query".to_owned();
-                return Err(RequestError::Rejected(Rejection { code: 13, message }));
-            }
-        }
+    async fn query(&self, request: Bytes, heavy: bool) -> Result<Answered, RequestError> {
         let view = self.views.latest();
-        let answer = if admission.heavy {
+        let answer = if heavy {
             self.query_pool.query(view, request).await?
         } else {
             self.with_reader(|reader| reader.query(&view, &request))

@@ -26,7 +26,7 @@ pub struct QueryPool {
 impl QueryPool {
     /// Starts `threads` threads, each with a warm instance of the machine.
     pub fn start(machine: &Machine, threads: usize) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::channel::<Job>(limits::HEAVY_QUERIES);
+        let (jobs, queue) = mpsc::channel::<Job>(limits::QUERY_POOL_JOBS);
         let queue = Arc::new(Mutex::new(queue));
         for number in 0..threads {
             let reader = machine.reader();

@@ -38,13 +38,18 @@ pub(super) fn open_database(
     cache_bytes: usize,
 ) -> Result<Database, StorageError> {
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let backend = backends(path).map_err(|error| StorageError::path(path, error))?;
+    let io = |error| StorageError::path(path, error);
+    let backend = AnyBackend::holding_back(backends(path).map_err(io)?).map_err(io)?;
+    let shield = backend.clone();
     // redb is tested against damaged files, but what it takes for granted about them it asserts.
     let opened = catch_unwind(AssertUnwindSafe(|| {
-        redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(AnyBackend(backend))
+        redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)
     }));
     match opened {
-        Ok(Ok(database)) => Ok(database),
+        Ok(Ok(database)) => {
+            shield.let_through().map_err(io)?;
+            Ok(database)
+        }
         Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
             if error.kind() != std::io::ErrorKind::InvalidData
                 && error.kind() != std::io::ErrorKind::UnexpectedEof =>

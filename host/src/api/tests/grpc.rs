@@ -254,7 +254,7 @@ async fn what_is_no_grpc_is_refused_as_grpc_go_does() {
         assert_eq!((reply.status.as_u16(), reply.grpc()), (status, (code, message)));
     }
     for (body, code, message) in [
-        (&b"\x00\x00\x00\x00"[..], 2, "unexpected EOF"),
+        (&b"\x00\x00\x00\x00"[..], 2, "EOF"),
         (b"", 2, "EOF"),
         (b"\x00\x00\x00\x00\x05abc", 2, "unexpected EOF"),
         (b"\x01\x00\x00\x00\x00", 13, "grpc: compressed flag set with identity or empty encoding"),
@@ -263,6 +263,25 @@ async fn what_is_no_grpc_is_refused_as_grpc_go_does() {
         let reply =
             exchange(&sender, grpc_request(RANGE), &[Bytes::from_static(body)]).await.unwrap();
         assert_eq!(reply.grpc(), (code, message), "{body:?}");
+    }
+    running.server.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn the_content_type_is_answered_in_kind() {
+    let running = start();
+    let sender = connect(running.address).await;
+    for (asked, answered) in [
+        ("application/grpc", "application/grpc"),
+        ("application/grpc+proto", "application/grpc+proto"),
+        ("application/grpc;x", "application/grpc+x"),
+        ("application/grpc+", "application/grpc"),
+    ] {
+        let mut request = grpc_request(RANGE);
+        request.headers_mut().insert("content-type", HeaderValue::from_static(asked));
+        let reply = exchange(&sender, request, &[frame(&range("k"))]).await.unwrap();
+        assert_eq!(reply.grpc(), (0, ""));
+        assert_eq!(reply.headers["content-type"], answered);
     }
     running.server.stop(Duration::ZERO);
 }

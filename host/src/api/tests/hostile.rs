@@ -196,7 +196,7 @@ async fn a_client_that_does_not_read_is_not_served_further() {
     // Calls that were begun together may all have been let in before the first of them was answered.
     let most = limits::UNREAD_ANSWERS_BYTES as u64 / ANSWER_BYTES as u64 + 2;
     assert!(made() <= most, "{} answers wait for a client that does not read", made());
-    // When it reads, it gets everything.
+    // When it reads, it gets everything, and still there are never many that wait.
     let readers: Vec<_> = responses
         .into_iter()
         .map(|response| tokio::spawn(async { collect(response.await.unwrap()).await.unwrap() }))

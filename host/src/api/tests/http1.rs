@@ -81,6 +81,8 @@ async fn what_is_not_there_is_not_found() {
         assert_eq!(headers, ["Allow: GET", TEXT, NOSNIFF]);
         assert_eq!(body, if method == "HEAD" { "" } else { "Method Not Allowed\n" });
     }
+    let answer = get(running.address, "OPTIONS", "/foo").await;
+    assert_eq!(answer, (OK.to_owned(), Vec::new(), String::new()));
     running.server.stop(Duration::ZERO);
 }
 

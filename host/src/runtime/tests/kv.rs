@@ -71,7 +71,8 @@ impl Subject for Both {
         let outcome = self.component.apply(&[entry.command]).remove(0);
 
         let entry = self.component.entry(entry.index, entry.command);
-        let linked = self.linked.apply(overlay, before, &[entry.clone()]).expect("an outcome");
+        let linked =
+            self.linked.apply(overlay, before, std::slice::from_ref(&entry)).expect("an outcome");
         assert_eq!(outcome, linked.outcomes[0], "the component and the library disagree");
         self.log.borrow_mut().push((entry.command.to_vec(), outcome.clone()));
 

@@ -4,6 +4,7 @@ mod costs;
 mod hostile;
 mod kv;
 mod load;
+mod local_failure;
 mod reader;
 mod upkeep;
 

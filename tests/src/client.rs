@@ -1,0 +1,105 @@
+//! A thin client of etcd's API for the tests: one connection to one member, no retries.
+
+use std::time::Duration;
+
+use proto::etcdserverpb as pb;
+use proto::etcdserverpb::cluster_client::ClusterClient;
+use proto::etcdserverpb::kv_client::KvClient;
+use proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use proto::grpc::health::v1::health_client::HealthClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+/// How long a connection may take to be made.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+
+/// A connection to one member. It is made by the first request, and again by the first one after it
+/// broke. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub kv: KvClient<Channel>,
+    pub maintenance: MaintenanceClient<Channel>,
+    pub cluster: ClusterClient<Channel>,
+    pub health: HealthClient<Channel>,
+}
+
+impl Client {
+    /// A client of the member at `address` (`host:port`). Panics if that is no address.
+    pub fn new(address: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let channel = endpoint.connect_timeout(CONNECT_WITHIN).connect_lazy();
+        Self {
+            kv: KvClient::new(channel.clone())
+                .max_decoding_message_size(usize::MAX)
+                .max_encoding_message_size(usize::MAX),
+            maintenance: MaintenanceClient::new(channel.clone()),
+            cluster: ClusterClient::new(channel.clone()),
+            health: HealthClient::new(channel),
+        }
+    }
+
+    /// Puts a key.
+    pub async fn put(&self, key: &str, value: &str) -> Result<pb::PutResponse, Status> {
+        let (key, value) = (key.to_owned().into(), value.to_owned().into());
+        let request = pb::PutRequest { key, value, ..Default::default() };
+        Ok(self.kv.clone().put(request).await?.into_inner())
+    }
+
+    /// Reads a range; `serializable` and the rest are in the request.
+    pub async fn range(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+        Ok(self.kv.clone().range(request).await?.into_inner())
+    }
+
+    /// Reads one key, linearizably.
+    pub async fn get(&self, key: &str) -> Result<pb::RangeResponse, Status> {
+        self.range(pb::RangeRequest { key: key.to_owned().into(), ..Default::default() }).await
+    }
+
+    /// Reads one key from this member alone.
+    pub async fn get_serializable(&self, key: &str) -> Result<pb::RangeResponse, Status> {
+        let key = key.to_owned().into();
+        self.range(pb::RangeRequest { key, serializable: true, ..Default::default() }).await
+    }
+
+    /// Runs a transaction.
+    pub async fn txn(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
+        Ok(self.kv.clone().txn(request).await?.into_inner())
+    }
+
+    /// This member's status.
+    pub async fn status(&self) -> Result<pb::StatusResponse, Status> {
+        Ok(self.maintenance.clone().status(pb::StatusRequest {}).await?.into_inner())
+    }
+
+    /// The hash of this member's keys at a revision (0: its latest).
+    pub async fn hash_kv(&self, revision: i64) -> Result<pb::HashKvResponse, Status> {
+        let request = pb::HashKvRequest { revision };
+        Ok(self.maintenance.clone().hash_kv(request).await?.into_inner())
+    }
+}
+
+/// A range over every key that starts with `prefix`, which must not end in 0xff.
+pub fn prefix(prefix: &str) -> pb::RangeRequest {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    pb::RangeRequest { key: prefix.to_owned().into(), range_end: end.into(), ..Default::default() }
+}
+
+/// A range over all keys.
+pub fn everything() -> pb::RangeRequest {
+    let zero = bytes::Bytes::from_static(b"\0");
+    pb::RangeRequest { key: zero.clone(), range_end: zero, ..Default::default() }
+}
+
+/// What a request that got no answer in time looks like to a client with a deadline.
+pub async fn within<T>(
+    time: Duration,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(time, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::new(Code::DeadlineExceeded, "the client's own deadline")),
+    }
+}

@@ -1,0 +1,108 @@
+//! Instar's answers beside etcd's.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use proto::etcdserverpb as pb;
+use tests::case::{Scene, Verdict};
+use tests::client::everything;
+use tests::cluster::{Program, etcd_programs};
+use tests::differential::{Call, Generator, Message, Pair, Reply, shrink};
+
+/// Requests in CI.
+const REQUESTS: u64 = 24_000;
+/// Fresh servers are started now and then: some bugs show only while there is little data.
+const REQUESTS_PER_PAIR: u64 = 6_000;
+/// How long a reproduction is shrunk.
+const SHRINK_WITHIN: Duration = Duration::from_secs(90);
+
+const PLANTED_SHRINK_WITHIN: Duration = Duration::from_secs(20);
+/// Three keys (or one transaction with them) and the range; a busy machine may not get quite there.
+const PLANTED_CALLS_MAX: usize = 8;
+
+/// A random stream of requests is answered alike by both, and leaves both with equal keys.
+pub async fn same_answers(scene: Scene) -> Result<Verdict> {
+    if let Err(reason) = etcd_programs() {
+        return Ok(Verdict::Skipped(reason));
+    }
+    let directory = scene.directory.clone();
+    let pair = Pair { subject: scene.subject, directory, planted: None };
+    let requests = REQUESTS * scene.campaign;
+    let started = Instant::now();
+    for part in 0..requests.div_ceil(REQUESTS_PER_PAIR) {
+        compare(&scene, &pair, scene.seed.wrapping_add(part), REQUESTS_PER_PAIR).await?;
+    }
+    let rate = requests as f64 / started.elapsed().as_secs_f64();
+    scene.note(format!("{requests} requests, seed {}, {rate:.0} a second", scene.seed));
+    Ok(Verdict::Passed)
+}
+
+async fn compare(scene: &Scene, pair: &Pair, seed: u64, requests: u64) -> Result<()> {
+    let mut generator = Generator::new(seed);
+    let mut running = pair.start().await?;
+    let mut sent = Vec::new();
+    for _ in 0..requests {
+        let call = generator.call();
+        sent.push(call.clone());
+        if let Some(difference) = running.send(&call).await? {
+            scene.note(format!("seed {seed}: {difference}the end of the log here:"));
+            scene.note(running.subject_log_end());
+            drop(running);
+            match shrink(pair, &sent, SHRINK_WITHIN).await? {
+                None => scene.note("fresh servers do not show it again"),
+                Some(shrunk) => {
+                    scene.note(
+                        "shrunk; revisions from 2^40 on are relative to the latest, from 2^41 on",
+                    );
+                    scene.note("to the compacted one:");
+                    shrunk.calls.iter().for_each(|call| scene.note(format!("  {call:?}")));
+                    scene.note(shrunk.difference.to_string());
+                }
+            }
+            bail!("answers differ (seed {seed})");
+        }
+    }
+    let [etcd, subject] = running.clients();
+    let last = [Call::HashKv(pb::HashKvRequest::default()), Call::Range(everything())];
+    for call in last {
+        let (etcd, subject) = (call.send(etcd).await, call.send(subject).await);
+        ensure!(
+            etcd == subject && etcd.error.is_none(),
+            "{call:?} differs at the end (seed {seed})"
+        );
+    }
+    Ok(())
+}
+
+/// etcd beside itself with a fault in its answers: the test above would see it and shrink it.
+pub async fn a_planted_difference_is_found(scene: Scene) -> Result<Verdict> {
+    if let Err(reason) = etcd_programs() {
+        return Ok(Verdict::Skipped(reason));
+    }
+    let pair = Pair {
+        subject: Program::Etcd,
+        directory: scene.directory.clone(),
+        planted: Some(forget_more),
+    };
+    let mut generator = Generator::new(scene.seed);
+    let calls: Vec<Call> = (0..3000).map(|_| generator.call()).collect();
+    let Some(difference) = pair.first_difference(&calls).await? else {
+        bail!("3,000 requests and nobody noticed")
+    };
+    let shrunk = shrink(&pair, &calls[..=difference.at], PLANTED_SHRINK_WITHIN).await?;
+    let Some(shrunk) = shrunk else { bail!("fresh servers do not show it again") };
+    scene.note(format!("found at request {}, shrunk to {}", difference.at, shrunk.calls.len()));
+    ensure!(shrunk.calls.len() <= PLANTED_CALLS_MAX, "shrunk to as many as {:#?}", shrunk.calls);
+    Ok(Verdict::Passed)
+}
+
+/// A range that is cut off at two keys says that there are no more.
+fn forget_more(_: &Call, reply: &mut Reply) {
+    for message in &mut reply.messages {
+        if let Message::Range(range) = message
+            && range.kvs.len() == 2
+        {
+            range.more = false;
+        }
+    }
+}
