@@ -137,35 +137,16 @@ impl Tables for View {
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StorageError> {
         let keys = keys.chunks_exact(key_length.max(1));
-        let rows = match self.table(table)? {
-            TableView::Durable(rows) => rows,
+        match self.table(table)? {
+            TableView::Durable(rows) => get_stepping(rows, keys, visit).map_err(failed),
             TableView::Derived(rows) => {
                 for key in keys {
                     let Some(value) = rows.get(key) else { return Ok(false) };
                     visit(value);
                 }
-                return Ok(true);
+                Ok(true)
             }
-        };
-        let mut walk: Option<redb::Range<'_, &[u8], &[u8]>> = None;
-        for key in keys {
-            if let Some(next) = walk.as_mut().and_then(Iterator::next) {
-                let (found, value) = next.map_err(failed)?;
-                if found.value() == key {
-                    visit(value.value());
-                    continue;
-                }
-            }
-            let mut range = ReadableTable::range::<&[u8]>(rows, key..).map_err(failed)?;
-            let Some(first) = range.next() else { return Ok(false) };
-            let (found, value) = first.map_err(failed)?;
-            if found.value() != key {
-                return Ok(false);
-            }
-            visit(value.value());
-            walk = Some(range);
         }
-        Ok(true)
     }
 
     fn kind(&self, table: TableId) -> Option<TableKind> {
@@ -174,6 +155,52 @@ impl Tables for View {
             TableView::Derived(_) => TableKind::Derived,
         })
     }
+}
+
+/// Searches that are made at most before stepping is tried again.
+const MOST_SEARCHES: u32 = 64;
+
+/// Finds rows by keys: by a step where the next row is the one that is wanted, else by a search. Beginning to step
+/// costs twice a search, so the more often it was in vain, the rarer it is tried.
+fn get_stepping<'a>(
+    rows: &Rows,
+    keys: impl Iterator<Item = &'a [u8]>,
+    visit: &mut dyn FnMut(&[u8]),
+) -> Result<bool, redb::StorageError> {
+    let mut walk: Option<redb::Range<'_, &[u8], &[u8]>> = None;
+    let (mut pause, mut searches) = (0, 0);
+    for key in keys {
+        if let Some(mut range) = walk.take() {
+            if let Some(next) = range.next()
+                && let (found, value) = next?
+                && found.value() == key
+            {
+                visit(value.value());
+                walk = Some(range);
+                pause = 0;
+                continue;
+            }
+            pause = (2 * pause + 1).min(MOST_SEARCHES);
+            searches = pause;
+        }
+        if searches > 0 {
+            searches -= 1;
+            match rows.get(key)? {
+                Some(value) => visit(value.value()),
+                None => return Ok(false),
+            }
+            continue;
+        }
+        let mut range = ReadableTable::range::<&[u8]>(rows, key..)?;
+        let Some(first) = range.next() else { return Ok(false) };
+        let (found, value) = first?;
+        if found.value() != key {
+            return Ok(false);
+        }
+        visit(value.value());
+        walk = Some(range);
+    }
+    Ok(true)
 }
 
 /// Where the latest view is to be had, by anyone, without waiting.

@@ -113,6 +113,8 @@ fn a_damaged_identity_is_refused() {
     drop(open(directory.path()).unwrap());
     let path = directory.path().join("member/identity");
     let whole = fs::read(&path).unwrap();
+    // docs/on-disk-format.md
+    assert!(whole.len() == 52 && whole.starts_with(b"INSTARID\x01\0\0\0\xc1\0\0\0\0\0\0\0\xa1"));
     for length in 0..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
         refuse(directory.path(), OURS, "is damaged");

@@ -4,6 +4,7 @@ mod data_dir;
 mod disk;
 mod faults;
 mod files;
+mod log;
 mod overlay;
 mod power_loss;
 mod power_loss_log;

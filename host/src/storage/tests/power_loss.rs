@@ -44,9 +44,15 @@ struct Campaign {
     images: AtomicU64,
     second_cuts: AtomicU64,
     failures: Mutex<Vec<String>>,
+    /// What a failure must say for the campaign to be over; by default any is enough.
+    looks_for: &'static str,
 }
 
 impl Campaign {
+    fn is_over(&self) -> bool {
+        self.failures.lock().unwrap().iter().any(|failure| failure.contains(self.looks_for))
+    }
+
     fn check(&self, image: Vec<u8>, expected: &impl Expectation, random: &mut StdRng) {
         self.images.fetch_add(1, Ordering::Relaxed);
         let disk = Disk::holding(image);
@@ -100,7 +106,7 @@ impl Campaign {
         disk.on_sync(Some(Box::new(at_sync)));
         for _ in 0..random.random_range(1..STEPS) {
             work.step(&mut random);
-            if !self.failures.lock().unwrap().is_empty() {
+            if self.is_over() {
                 break;
             }
             disk.with_content(|content| {
@@ -122,7 +128,7 @@ impl Campaign {
         let Some(expected) = expected else { return };
         let images = if content.has_unsynced() { images } else { 1 };
         for _ in 0..images {
-            if self.failures.lock().unwrap().is_empty() {
+            if !self.is_over() {
                 self.check(content.image(random), &expected, random);
             }
         }
@@ -143,7 +149,7 @@ impl Campaign {
                     } else {
                         campaign.run::<StateWork>(seed, faults);
                     }
-                    if !campaign.failures.lock().unwrap().is_empty() {
+                    if campaign.is_over() {
                         failed.lock().unwrap().get_or_insert(seed);
                         return;
                     }
@@ -172,28 +178,26 @@ fn no_power_cut_loses_what_was_acknowledged() {
     assert!(failures.is_empty(), "INSTAR_SEED={failed:?}: {failures:#?}");
 }
 
-/// Shows that the test above can fail: a disk that only says that it has synced loses what was acknowledged.
+/// Shows that the test above can fail: a disk that only says that it has synced loses what was acknowledged. Most of its
+/// files do not open at all; a loss that nothing but the expectation notices is what is looked for.
 #[test]
 fn a_disk_that_lies_about_syncing_is_found_out() {
     let seed = seed();
     let faults = Faults { sync_lies: true, ..Faults::default() };
     for (name, offset) in [("log", 0), ("state", 1)] {
-        let campaign = Arc::new(Campaign::default());
-        for number in 0..20 {
+        let campaign = Arc::new(Campaign { looks_for: "lost", ..Campaign::default() });
+        for number in 0..100 {
             let seed = (seed & !1).wrapping_add(2 * number + offset);
             match name {
                 "log" => campaign.run::<LogWork>(seed, faults),
                 _ => campaign.run::<StateWork>(seed, faults),
             }
-            if !campaign.failures.lock().unwrap().is_empty() {
+            if campaign.is_over() {
                 break;
             }
         }
-        let failures = campaign.failures.lock().unwrap();
-        assert!(!failures.is_empty(), "nothing was noticed of the {name}");
-        assert!(
-            failures.iter().any(|failure| failure.contains("lost") || failure.contains("open")),
-            "{name}: {failures:#?}"
-        );
+        let failures = campaign.failures.lock().unwrap().len();
+        println!("{name}: {failures} failures up to the first loss");
+        assert!(campaign.is_over(), "no loss of the {name} was noticed");
     }
 }
