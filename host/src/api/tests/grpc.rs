@@ -173,8 +173,8 @@ async fn what_is_not_served_is_unimplemented() {
     for (path, message) in [
         ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
         (
-            "/etcdserverpb.Maintenance/Alarm",
-            "unknown method Alarm for service etcdserverpb.Maintenance",
+            "/etcdserverpb.Maintenance/Defragment",
+            "unknown method Defragment for service etcdserverpb.Maintenance",
         ),
         ("/foo", "malformed method name: \"/foo\""),
     ] {

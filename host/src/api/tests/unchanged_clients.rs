@@ -38,7 +38,10 @@ async fn tonic_is_served() {
         maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner().version,
         "3.7.1"
     );
-    let status = maintenance.alarm(pb::AlarmRequest::default()).await.unwrap_err();
+    let alarms = maintenance.alarm(pb::AlarmRequest::default()).await.unwrap().into_inner();
+    assert_eq!(alarms.alarms, []);
+    let activate = pb::AlarmRequest { action: 1, ..Default::default() };
+    let status = maintenance.alarm(activate).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
 
     let mut tasks = Vec::new();
