@@ -70,6 +70,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         "starting"
     );
     let machine = Runtime::new(Some(data.machines()))?.load(BUILT_IN)?;
+    State::check(data.files(), &files())?;
     let log = Log::open(data.files(), &files())?;
     let mut state = State::open(data.files(), &files(), &machine.description().tables)?;
     raft::rebuild(&machine, &mut state)?;

@@ -24,8 +24,8 @@ use super::overlay::Writes;
 use super::row_set::RowSet;
 use super::snapshot::SnapshotReader;
 use super::state_file::{
-    FILE, failed, fill, make_view, open_database, prepare, remove_if_there, sync_directory,
-    table_name, write_mark,
+    FILE, check_database, failed, fill, make_view, open_database, prepare, remove_if_there,
+    sync_directory, table_name, write_mark,
 };
 use super::tables::{TableId, TableKind, TableSpec};
 use super::view::{View, Views};
@@ -55,6 +55,12 @@ pub struct State {
 }
 
 impl State {
+    /// Finds out whether the state in a directory can be opened, and changes nothing. To be asked before the log is
+    /// opened, so that a member with a damaged state leaves its log as it is.
+    pub fn check(directory: &Path, backends: &Backends) -> Result<(), StorageError> {
+        check_database(&directory.join(FILE), backends)
+    }
+
     /// Opens the state in a directory, or makes a new one. Derived tables are empty: `Machine::rebuild` fills them, and
     /// `finish_rebuild` shows them.
     pub fn open(

@@ -2,10 +2,11 @@
 //!
 //! What is in the file is described in `docs/on-disk-format.md`.
 
+use std::cell::Cell;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -31,25 +32,40 @@ pub(super) fn table_name(id: TableId) -> String {
     format!("durable-{id}")
 }
 
+/// Whether the state in a directory can be opened. Nothing of the file changes, whatever the answer: so that the log is
+/// not touched beside a state that is damaged.
+pub(super) fn check_database(path: &Path, backends: &Backends) -> Result<(), StorageError> {
+    let io = |error| StorageError::path(path, error);
+    let backend = AnyBackend::holding_back(backends(path).map_err(io)?).map_err(io)?;
+    open_shielded(path, backend, 0).map(drop)
+}
+
 /// Opens a redb file, or makes one. A file that is not redb's, or that is cut short, is refused.
 pub(super) fn open_database(
     path: &Path,
     backends: &Backends,
     cache_bytes: usize,
 ) -> Result<Database, StorageError> {
-    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let io = |error| StorageError::path(path, error);
     let backend = AnyBackend::holding_back(backends(path).map_err(io)?).map_err(io)?;
-    let shield = backend.clone();
+    let database = open_shielded(path, backend.clone(), cache_bytes)?;
+    backend.let_through().map_err(io)?;
+    Ok(database)
+}
+
+/// Opens a file whose backend still holds back what is written to it.
+fn open_shielded(
+    path: &Path,
+    backend: AnyBackend,
+    cache_bytes: usize,
+) -> Result<Database, StorageError> {
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     // redb is tested against damaged files, but what it takes for granted about them it asserts.
-    let opened = catch_unwind(AssertUnwindSafe(|| {
+    let opened = without_report(|| {
         redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)
-    }));
+    });
     match opened {
-        Ok(Ok(database)) => {
-            shield.let_through().map_err(io)?;
-            Ok(database)
-        }
+        Ok(Ok(database)) => Ok(database),
         Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
             if error.kind() != std::io::ErrorKind::InvalidData
                 && error.kind() != std::io::ErrorKind::UnexpectedEof =>
@@ -59,6 +75,28 @@ pub(super) fn open_database(
         Ok(Err(error)) => Err(StorageError::corrupt(&file, error)),
         Err(_) => Err(StorageError::corrupt(&file, "its content contradicts itself")),
     }
+}
+
+thread_local! {
+    /// Whether a panic of this thread is expected, and becomes an error.
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`, and catches its panic without the usual report: the operator gets one sentence instead.
+fn without_report<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static QUIET_WHERE_EXPECTED: Once = Once::new();
+    QUIET_WHERE_EXPECTED.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !EXPECTED.get() {
+                report(info);
+            }
+        }));
+    });
+    EXPECTED.set(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    EXPECTED.set(false);
+    result
 }
 
 /// Makes a whole, empty redb file, so that a crash later cannot leave half of one.
