@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::rejection::Rejection;
-use crate::request::{DeleteRange, Op, Put, Range, Request, Txns};
+use crate::request::{AlarmAction, DeleteRange, Op, Put, Range, Request, Txns};
 use crate::txn;
 
 /// How a request is to be served.
@@ -45,7 +45,8 @@ pub fn check(request: &Request<'_>, operations: u32) -> Result<(), Rejection> {
         Request::Compaction(_)
         | Request::CompactionStep(_)
         | Request::HashKv(_)
-        | Request::Hash => Ok(()),
+        | Request::Hash
+        | Request::Alarm(_) => Ok(()),
     }
 }
 
@@ -62,11 +63,13 @@ pub fn admission(request: &Request<'_>) -> Admission {
             (read(txn::is_serializable(txns)), txn::is_heavy(txns))
         }
         Request::HashKv(_) | Request::Hash => (Route::LocalRead, true),
+        Request::Alarm(alarm) if alarm.action == AlarmAction::Get => (Route::Read, false),
         Request::Put(_)
         | Request::DeleteRange(_)
         | Request::Txn(_)
         | Request::Compaction(_)
         | Request::CompactionStep(_)
+        | Request::Alarm(_)
         | Request::Unknown => (Route::Write, false),
     };
     Admission { route, heavy }

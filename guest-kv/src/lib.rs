@@ -5,7 +5,7 @@
 //! native host bring their own.
 //!
 //! ```text
-//! command -> request -> admission -> { write, txn, compaction } -> index + rows -> outcome
+//! command -> request -> admission -> alarm -> { write, txn, compaction } -> index + rows -> outcome
 //! query   -> request -> admission -> { range, stream, txn, hash } -> answer
 //! ```
 //!
@@ -17,6 +17,7 @@
 //! - Nothing here depends on time, randomness, addresses or the order of a hash map.
 
 mod admission;
+mod alarm;
 mod check;
 mod compaction;
 mod hash;
@@ -46,7 +47,7 @@ pub use admission::{Admission, Route};
 pub use check::check;
 pub use rebuild::rebuild;
 pub use rejection::Rejection;
-use request::{DeleteRange, Put, Request};
+use request::{AlarmAction, DeleteRange, Put, Request};
 use state::State;
 use tables::{Answer, DESCRIPTIONS, Table, TableDescription, Tables};
 use write::{Writer, check_put};
@@ -174,10 +175,14 @@ pub fn query<T: Tables>(
         Request::CompactionStep(_) => answer.append(&compaction::progress(tables)),
         Request::HashKv(revision) => answer.append(&hash::hash_kv(tables, &view, *revision)?),
         Request::Hash => answer.append(&hash::hash(tables)),
+        Request::Alarm(alarm) if alarm.action == AlarmAction::Get => {
+            answer.append(&alarm::list(tables, alarm.kind));
+        }
         Request::Put(_)
         | Request::DeleteRange(_)
         | Request::Txn(_)
         | Request::Compaction(_)
+        | Request::Alarm(_)
         | Request::Unknown => return Err(Rejection::not_a_query()),
     }
     Ok(answered)
@@ -209,6 +214,7 @@ fn run<T: Tables>(tables: &mut T, state: State, command: &[u8]) -> Result<Applie
     let request = Request::parse(command).map_err(|_| Rejection::malformed())?;
     // The operator's limit is none of the machine's: members may differ in it.
     admission::check(&request, u32::MAX)?;
+    alarm::check(&state, &request)?;
     match &request {
         Request::Put(put) => apply_put(tables, state, put),
         Request::DeleteRange(delete) => Ok(apply_delete_range(tables, state, delete)),
@@ -224,6 +230,10 @@ fn run<T: Tables>(tables: &mut T, state: State, command: &[u8]) -> Result<Applie
         Request::CompactionStep(step) => {
             let state = compaction::step(tables, state, step);
             Ok(Applied { body: compaction::progress(tables), state, events: Vec::new() })
+        }
+        Request::Alarm(alarm) => {
+            let (body, state) = alarm::execute(tables, state, alarm)?;
+            Ok(Applied { body, state, events: Vec::new() })
         }
         Request::Range(_)
         | Request::RangeStream(_)

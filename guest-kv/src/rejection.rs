@@ -23,9 +23,11 @@ impl Rejection {
 
 const INVALID_ARGUMENT: u32 = 3;
 const NOT_FOUND: u32 = 5;
+const RESOURCE_EXHAUSTED: u32 = 8;
 const OUT_OF_RANGE: u32 = 11;
 const UNIMPLEMENTED: u32 = 12;
 const INTERNAL: u32 = 13;
+const DATA_LOSS: u32 = 15;
 
 /// One named constructor a refusal.
 macro_rules! rejections {
@@ -48,6 +50,9 @@ rejections! {
     invalid_sort_option = INVALID_ARGUMENT, "etcdserver: invalid sort option";
     compacted = OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted";
     future_revision = OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision";
+    no_space = RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded";
+    corrupt_cluster = DATA_LOSS, "etcdserver: corrupt cluster";
+    unknown_alarm_action = INVALID_ARGUMENT, "instar: an alarm can be got, activated and deactivated";
     lease_not_found = NOT_FOUND, "etcdserver: requested lease not found";
     stream_sort = UNIMPLEMENTED, "RangeStream does not support custom sort orders";
     stream_filter = UNIMPLEMENTED, "RangeStream does not support revision filters";

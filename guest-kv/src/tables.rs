@@ -18,6 +18,8 @@ pub const CURRENT: Table = 3;
 pub const HISTORY: Table = 4;
 /// One row: the revisions that nearly every call needs. See `state`.
 pub const STATE: Table = 5;
+/// etcd's `alarm` bucket. See `alarm`.
+pub const ALARM: Table = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableKind {
@@ -34,12 +36,13 @@ pub struct TableDescription {
 }
 
 /// The tables that `describe` declares.
-pub const DESCRIPTIONS: [TableDescription; 5] = [
+pub const DESCRIPTIONS: [TableDescription; 6] = [
     TableDescription { table: KEY, name: "key", kind: TableKind::Durable },
     TableDescription { table: META, name: "meta", kind: TableKind::Durable },
     TableDescription { table: CURRENT, name: "current", kind: TableKind::Derived },
     TableDescription { table: HISTORY, name: "history", kind: TableKind::Derived },
     TableDescription { table: STATE, name: "state", kind: TableKind::Derived },
+    TableDescription { table: ALARM, name: "alarm", kind: TableKind::Durable },
 ];
 
 /// Looks at a row's key and value, and says whether to go on.
