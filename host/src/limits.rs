@@ -87,6 +87,10 @@ pub const READ_ROUNDS: usize = 256;
 pub const PEER_MESSAGE_BYTES: usize = 64 << 20;
 /// What a member sends a peer ahead of its acknowledgement, a stream; a connection has twice that.
 pub const PEER_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// State digests of recent entries that are kept for the comparison with other members.
+pub const DIGESTS_KEPT: usize = 8_192;
+/// Digests that one comparison asks for.
+pub const DIGESTS_COMPARED: usize = 32;
 /// One chunk of a snapshot on its way to a member.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// Chunks waiting between the file and the connection.
@@ -106,6 +110,14 @@ pub const LOG_REMOVED_ROWS: usize = 2_000;
 pub const SNAPSHOT_PORTION_BYTES: usize = 4 << 20;
 /// The mark of a snapshot, membership included.
 pub const SNAPSHOT_MARK_BYTES: usize = 1 << 20;
+/// What redb needs for itself, whatever it holds: its header, and the copies of a few pages. No size counts it.
+pub const STATE_OVERHEAD_BYTES: u64 = 96 << 10;
+/// Pages of a state's new file that redb keeps in memory while it is made.
+pub const DEFRAGMENT_CACHE_BYTES: usize = 32 << 20;
+/// Keys that are written while a portion of a defragmentation is copied; beyond that it is given up.
+pub const DEFRAGMENT_WRITTEN_BYTES: usize = 128 << 20;
+/// Rows that a defragmentation leaves to the apply thread, which applies nothing meanwhile.
+pub const DEFRAGMENT_LAST_ROWS: usize = 2_000;
 /// A key or a value of a snapshot.
 pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
 

@@ -19,7 +19,7 @@ use super::coordinator::{Coordinator, Standing};
 use super::status::{Code, Status};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, kv, services};
+use super::{Settings, kv, maintenance, services};
 use crate::limits;
 
 /// What all calls of one client runtime share.
@@ -61,6 +61,8 @@ pub(super) enum Method {
     Hash,
     HashKv,
     Alarm,
+    Defragment,
+    Downgrade,
     MemberList,
     HealthCheck,
     HealthList,
@@ -80,6 +82,8 @@ impl Method {
             "/etcdserverpb.Maintenance/Hash" => Method::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
             "/etcdserverpb.Maintenance/Alarm" => Method::Alarm,
+            "/etcdserverpb.Maintenance/Defragment" => Method::Defragment,
+            "/etcdserverpb.Maintenance/Downgrade" => Method::Downgrade,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
@@ -252,7 +256,8 @@ async fn answer<C: Coordinator>(
     }
     let frame = match method {
         Method::Status => services::status(service, headers, message),
-        Method::Alarm => services::alarm(service, headers, message).await,
+        Method::Defragment => maintenance::defragment(service, headers, message).await,
+        Method::Downgrade => maintenance::downgrade(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
         method => kv::unary(service, method, headers, message, turn).await,
     }?;
@@ -316,8 +321,8 @@ mod tests {
             ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
             ("/etcdserverpb.KV/Rang", "unknown method Rang for service etcdserverpb.KV"),
             (
-                "/etcdserverpb.Maintenance/Defragment",
-                "unknown method Defragment for service etcdserverpb.Maintenance",
+                "/etcdserverpb.Maintenance/Fragment",
+                "unknown method Fragment for service etcdserverpb.Maintenance",
             ),
             ("/a/b/c", "unknown service a/b"),
         ] {

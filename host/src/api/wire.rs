@@ -17,6 +17,7 @@ pub(super) enum EtcdRequest {
     DeleteRange = 5,
     Txn = 6,
     Compaction = 7,
+    Alarm = 10,
 }
 
 /// The other requests, by their field numbers in `instar.kv.Request`.

@@ -13,6 +13,8 @@
 
 mod apply;
 mod clock;
+mod digests;
+mod integrity;
 mod log_store;
 mod log_thread;
 mod membership;
@@ -32,6 +34,7 @@ mod upkeep;
 mod waiters;
 
 pub use apply::rebuild;
+pub use digests::Verdict;
 pub use network::OwnIdentity;
 pub use node::{MemberRecord, Node, NodeOptions, StartError};
 pub use progress::Progress;
@@ -52,6 +55,9 @@ pub enum RequestError {
     /// The connection to the leader broke with the command under way. It may or may not be applied.
     #[error("the connection to the leader was lost with the request under way")]
     ConnectionLost,
+    /// This member's state is not the cluster's. A command may still be applied by the others.
+    #[error("this member's state differs from that of its peers")]
+    Corrupt,
     /// This member is stopping.
     #[error("this member is stopping")]
     Stopped,

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::machine_requests;
 use super::query_pool::QueryPool;
-use crate::api::{Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError, Standing};
+use crate::api::{
+    Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
+    Standing,
+};
 use crate::raft::{self, Node, Shard};
-use crate::runtime::{Admission, Answer, QueryError, Reader};
+use crate::runtime::{Admission, Answer, CallError, LocalFailure, QueryError, Reader};
 use crate::storage::Views;
 
 /// One client runtime's way to the rest of the server.
@@ -19,6 +23,7 @@ pub struct ClientCoordinator {
     /// A warm instance, used by this runtime's thread alone: the lock is never waited for.
     pub reader: Mutex<Reader>,
     pub query_pool: QueryPool,
+    pub member_id: u64,
     pub max_txn_ops: u32,
     pub request_timeout: Duration,
 }
@@ -26,6 +31,55 @@ pub struct ClientCoordinator {
 impl ClientCoordinator {
     fn with_reader<T>(&self, work: impl FnOnce(&mut Reader) -> T) -> T {
         work(&mut self.reader.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A member whose files cannot be read stops: what it would answer next might be wrong.
+    fn refused(&self, error: QueryError) -> RequestError {
+        match error {
+            QueryError::Rejected(rejection) => RequestError::Rejected(rejection),
+            QueryError::Failed(CallError::Local(LocalFailure::Storage(error))) => {
+                self.node.progress.fail(error.to_string());
+                RequestError::Stopped
+            }
+            other => RequestError::Unavailable(other.to_string()),
+        }
+    }
+
+    /// Refuses everything while this member's state is not that of its peers.
+    fn check_service(&self) -> Result<(), RequestError> {
+        match self.node.progress.is_quarantined() {
+            true => Err(RequestError::Corrupt),
+            false => Ok(()),
+        }
+    }
+
+    /// The alarms as of this member's state, and its own if it is out of service: it cannot apply that one.
+    fn alarms(&self) -> Vec<Alarm> {
+        let view = self.views.latest();
+        let query = machine_requests::list_alarms();
+        let answer = self.with_reader(|reader| reader.query(&view, &query));
+        let mut alarms = match answer.map_err(|error| self.refused(error)) {
+            Ok(answer) => machine_requests::alarms(&answer.body),
+            Err(error) => {
+                tracing::warn!(error = %error, "the alarms cannot be read");
+                Vec::new()
+            }
+        };
+        let own = Alarm { member_id: self.member_id, kind: AlarmKind::Corrupt };
+        if self.node.progress.is_quarantined() && !alarms.contains(&own) {
+            alarms.push(own);
+        }
+        alarms
+    }
+
+    /// The revision of the last compaction that has removed all its rows.
+    fn finished_compaction(&self) -> Result<i64, RequestError> {
+        let view = self.views.latest();
+        let query = machine_requests::compaction_progress();
+        let answer = self.with_reader(|reader| reader.query(&view, &query));
+        let body = answer.map_err(|error| self.refused(error))?.body;
+        machine_requests::finished_compaction(&body)
+            .ok_or_else(|| RequestError::Unavailable("the machine knows no compactions".to_owned()))
     }
 }
 
@@ -37,14 +91,8 @@ impl From<raft::RequestError> for RequestError {
             raft::RequestError::LeaderLost => Self::TimeoutLeaderFailed,
             raft::RequestError::ConnectionLost => Self::TimeoutConnectionLost,
             raft::RequestError::Stopped => Self::Stopped,
+            raft::RequestError::Corrupt => Self::Corrupt,
         }
-    }
-}
-
-fn refused(error: QueryError) -> RequestError {
-    match error {
-        QueryError::Rejected(rejection) => RequestError::Rejected(rejection),
-        other => RequestError::Unavailable(other.to_string()),
     }
 }
 
@@ -54,10 +102,12 @@ fn answered(answer: Answer) -> Answered {
 
 impl Coordinator for ClientCoordinator {
     fn admit(&self, request: &[u8]) -> Result<Admission, RequestError> {
-        self.with_reader(|reader| reader.admit(request, self.max_txn_ops)).map_err(refused)
+        self.with_reader(|reader| reader.admit(request, self.max_txn_ops))
+            .map_err(|error| self.refused(error))
     }
 
     async fn propose(&self, request: Bytes) -> Result<Proposed, RequestError> {
+        self.check_service()?;
         let outcome = self.shard.propose(request).await?;
         match outcome.response {
             Ok(body) => Ok(Proposed { revision: outcome.revision, body }),
@@ -66,23 +116,42 @@ impl Coordinator for ClientCoordinator {
     }
 
     async fn query(&self, request: Bytes, heavy: bool) -> Result<Answered, RequestError> {
+        self.check_service()?;
         let view = self.views.latest();
         let answer = if heavy {
             self.query_pool.query(view, request).await?
         } else {
             self.with_reader(|reader| reader.query(&view, &request))
         };
-        answer.map(answered).map_err(refused)
+        answer.map(answered).map_err(|error| self.refused(error))
     }
 
     async fn read_index(&self) -> Result<(), RequestError> {
+        self.check_service()?;
         Ok(self.shard.read_index().await?)
     }
 
-    /// The machine compacts in steps that the log carries, so nothing is left once it has no upkeep left.
-    async fn compacted(&self, _revision: i64) -> Result<(), RequestError> {
-        let done = self.node.progress.wait_task_done();
-        tokio::time::timeout(self.request_timeout, done).await.map_err(|_| RequestError::Timeout)
+    /// The machine compacts in steps that the log carries: each of them may be the last.
+    async fn compacted(&self, revision: i64) -> Result<(), RequestError> {
+        loop {
+            let applied_index = self.node.progress.applied_index();
+            if self.finished_compaction()? >= revision {
+                return Ok(());
+            }
+            self.check_service()?;
+            let next = self.node.progress.wait_applied(applied_index + 1);
+            tokio::time::timeout(self.request_timeout, next)
+                .await
+                .map_err(|_| RequestError::Timeout)?;
+        }
+    }
+
+    fn db_size_bytes(&self) -> u64 {
+        self.views.latest().size_bytes()
+    }
+
+    async fn defragment(&self) -> Result<(), RequestError> {
+        self.node.defragment().await.map_err(RequestError::Unavailable)
     }
 
     fn standing(&self) -> Standing {
@@ -102,7 +171,7 @@ impl Coordinator for ClientCoordinator {
             raft_applied_index: self.node.progress.applied_index(),
             db_size_bytes: view.size_bytes(),
             db_size_in_use_bytes: view.size_in_use_bytes(),
-            alarms: Vec::new(),
+            alarms: self.alarms(),
             errors: Vec::new(),
         }
     }

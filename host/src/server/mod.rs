@@ -3,7 +3,10 @@
 //! Order of the start: ports first, then the data directory, so that a start that fails has changed nothing on disk;
 //! then the machine, the state, raft, and clients last. The end goes the other way round.
 
+mod auto_compaction;
 mod coordinator;
+mod integrity;
+mod machine_requests;
 mod query_pool;
 
 use std::collections::BTreeMap;
@@ -18,7 +21,7 @@ use tokio::sync::oneshot;
 use self::coordinator::ClientCoordinator;
 use self::query_pool::QueryPool;
 use crate::api::{self, BindError, Listeners, ServeError};
-use crate::config::{ClusterState, Config, Url};
+use crate::config::{AutoCompaction, ClusterState, Config, Url};
 use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
@@ -80,8 +83,14 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let shards = std::thread::available_parallelism().map_or(1, usize::from);
     let options = node_options(&config, &data, shards);
     let request_timeout = options.request_timeout;
-    let start =
-        RaftStart { options, log, state: (state, views.clone()), machine: machine.clone(), peers };
+    let start = RaftStart {
+        options,
+        log,
+        state: (state, views.clone()),
+        machine: machine.clone(),
+        peers,
+        auto_compaction: config.auto_compaction,
+    };
     let raft = RaftThread::start(start)?;
     let coordinators =
         coordinators(&config, &raft.node, &machine, &views, shards, request_timeout)?;
@@ -172,6 +181,7 @@ fn coordinators(
             views: views.clone(),
             reader: Mutex::new(machine.reader()),
             query_pool: query_pool.clone(),
+            member_id: node.member_id(),
             max_txn_ops: config.max_txn_ops,
             request_timeout,
         })
@@ -218,6 +228,7 @@ struct RaftStart {
     state: (State, Views),
     machine: Machine,
     peers: Listeners,
+    auto_compaction: Option<AutoCompaction>,
 }
 
 /// The thread with raft's runtime.
@@ -234,13 +245,18 @@ impl RaftThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
             runtime.block_on(async {
-                let RaftStart { options, log, state, machine, peers } = start;
+                let RaftStart { options, log, state, machine, peers, auto_compaction } = start;
+                let views = state.1.clone();
                 let sockets = peers.into_sockets();
                 let node = Node::start(options, log, state, machine, sockets).await;
                 let running = node.as_ref().ok().cloned();
                 // The starting thread waits for exactly this one message.
                 drop(started.send(node));
                 if let Some(node) = running {
+                    tokio::spawn(integrity::watch(node.clone()));
+                    if let Some(compaction) = auto_compaction {
+                        tokio::spawn(auto_compaction::run(compaction, node.clone(), views));
+                    }
                     // A dropped sender means that the process ends without asking.
                     drop(stopping.await);
                     node.stop().await;

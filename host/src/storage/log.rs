@@ -11,10 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-};
+use redb::{Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
+use super::guard::{Guarded, guarded};
 use super::state_file::open_database;
 use super::{Backends, StorageError};
 use crate::limits;
@@ -51,7 +50,7 @@ pub struct LogState {
 
 /// The writer of the log, owned by the log thread.
 pub struct Log {
-    database: Arc<Database>,
+    database: Arc<Guarded>,
     /// Rows through this index may still have to be removed.
     purged_index: Option<u64>,
     failure: Option<StorageError>,
@@ -60,7 +59,7 @@ pub struct Log {
 /// Reads the log beside its writer.
 #[derive(Clone)]
 pub struct LogReader {
-    database: Arc<Database>,
+    database: Arc<Guarded>,
 }
 
 fn failed(error: impl std::fmt::Display) -> StorageError {
@@ -71,6 +70,13 @@ impl Log {
     /// Opens the log in a directory, or makes a new one.
     pub fn open(directory: &Path, backends: &Backends) -> Result<(Self, LogState), StorageError> {
         let database = open_database(&directory.join(FILE), backends, limits::LOG_CACHE_BYTES)?;
+        let state = guarded(FILE, || Self::read_state(&database))?;
+        let purged_index = state.purged.as_ref().map(|(index, _)| *index);
+        Ok((Self { database: Arc::new(database), purged_index, failure: None }, state))
+    }
+
+    /// Says what the log holds; makes its tables if it is new.
+    fn read_state(database: &Guarded) -> Result<LogState, StorageError> {
         let mut transaction = database.begin_write().map_err(failed)?;
         transaction.set_durability(Durability::Immediate).map_err(failed)?;
         let state = {
@@ -92,8 +98,7 @@ impl Log {
             }
         };
         transaction.commit().map_err(failed)?;
-        let purged_index = state.purged.as_ref().map(|(index, _)| *index);
-        Ok((Self { database: Arc::new(database), purged_index, failure: None }, state))
+        Ok(state)
     }
 
     /// Carries a batch out and brings it to disk. After a failure every further call fails in the same way.
@@ -101,7 +106,7 @@ impl Log {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        let result = self.try_write(batch);
+        let result = guarded(FILE, || self.try_write(batch));
         self.failure = result.as_ref().err().cloned();
         result
     }
@@ -172,6 +177,14 @@ impl LogReader {
     /// The rows of a range of indices, until `max_bytes` are reached; at least one if the range has any. Purged rows
     /// are not seen, whether they have been removed yet or not.
     pub fn read(
+        &self,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Bytes)>, StorageError> {
+        guarded(FILE, || self.try_read(range, max_bytes))
+    }
+
+    fn try_read(
         &self,
         range: Range<u64>,
         max_bytes: usize,
