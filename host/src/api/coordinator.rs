@@ -1,5 +1,6 @@
 //! What the API needs from the rest of the server.
 
+use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -44,6 +45,9 @@ pub trait Coordinator: Send + Sync + 'static {
     /// Returns once this member has given disk space that it no longer needs back to the file system.
     fn defragment(&self) -> impl Future<Output = Result<(), RequestError>> + Send;
 
+    /// Writes this member's state to a database file of etcd's.
+    fn snapshot(&self) -> impl Future<Output = Result<SnapshotFile, RequestError>> + Send;
+
     /// Where this member stands in its cluster. Asked for every call, so it has to be cheap.
     fn standing(&self) -> Standing;
 
@@ -57,6 +61,13 @@ pub trait Coordinator: Send + Sync + 'static {
     fn run(self: Arc<Self>) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
+}
+
+/// A file that is whole, from its beginning. It is gone when this value is.
+#[derive(Debug)]
+pub struct SnapshotFile {
+    pub file: File,
+    pub size_bytes: u64,
 }
 
 /// The answer to a proposal that was applied.

@@ -63,6 +63,7 @@ pub(super) enum Method {
     Alarm,
     Defragment,
     Downgrade,
+    Snapshot,
     MemberList,
     HealthCheck,
     HealthList,
@@ -83,6 +84,7 @@ impl Method {
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
             "/etcdserverpb.Maintenance/Alarm" => Method::Alarm,
             "/etcdserverpb.Maintenance/Defragment" => Method::Defragment,
+            "/etcdserverpb.Maintenance/Snapshot" => Method::Snapshot,
             "/etcdserverpb.Maintenance/Downgrade" => Method::Downgrade,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
@@ -218,6 +220,7 @@ async fn run<C: Coordinator>(
         Method::RangeStream => {
             kv::range_stream(service, headers, message, &mut turn, responder).await
         }
+        Method::Snapshot => maintenance::snapshot(service, headers, message, responder).await,
         Method::HealthWatch => services::health_watch(service, message, responder).await,
         unary => {
             let answer = answer(service, unary, headers, message, &mut turn);

@@ -1,17 +1,24 @@
-//! The calls of Maintenance that neither the state machine answers nor the member's own view: Defragment and Downgrade.
+//! The calls of Maintenance that neither the state machine answers nor the member's own view: Defragment, Snapshot and
+//! Downgrade.
+
+use std::fs::File;
+use std::io::Read;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use prost::Message;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::downgrade_request::DowngradeAction;
+use sha2::{Digest, Sha256};
 
-use super::coordinator::Coordinator;
-use super::grpc::{Service, check_metadata};
+use super::call::{Gone, Responder};
+use super::coordinator::{Coordinator, SnapshotFile};
+use super::grpc::{Service, check_metadata, unless_gone};
 use super::kv::decode;
 use super::status::{Code, Status};
 use super::wire::Frame;
 use crate::config::ETCD_CLUSTER_VERSION;
+use crate::limits;
 
 /// Maintenance.Defragment: of this member alone. As in etcd, the response has no header.
 pub(super) async fn defragment<C: Coordinator>(
@@ -23,6 +30,66 @@ pub(super) async fn defragment<C: Coordinator>(
     check_metadata(service.coordinator.standing(), headers, false)?;
     service.coordinator.defragment().await?;
     Ok(Frame::plain(Bytes::new()))
+}
+
+/// Maintenance.Snapshot: a database file of etcd's in small messages, and at last its SHA-256, as etcd sends them. A
+/// learner serves it, too.
+pub(super) async fn snapshot<C: Coordinator>(
+    service: &Service<C>,
+    headers: &HeaderMap,
+    message: &Bytes,
+    responder: &mut Responder<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let checked = decode::<pb::SnapshotRequest>(message)
+        .and_then(|_| check_metadata(service.coordinator.standing(), headers, true));
+    if let Err(status) = checked {
+        return Ok(Err(status));
+    }
+    let SnapshotFile { mut file, size_bytes } =
+        match unless_gone(responder, service.coordinator.snapshot()).await? {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Ok(Err(error.into())),
+        };
+    tracing::info!(size_bytes, "sending database snapshot to client");
+    let mut sum = Sha256::new();
+    let mut remaining_bytes = size_bytes;
+    while remaining_bytes > 0 {
+        let most = remaining_bytes.min(limits::CLIENT_SNAPSHOT_READ_BYTES as u64) as usize;
+        let read = unless_gone(responder, read_portion(file, most)).await?;
+        let portion = match read {
+            Ok((same, portion)) => {
+                file = same;
+                portion
+            }
+            Err(error) => {
+                let message = format!("instar: the snapshot cannot be read: {error}");
+                return Ok(Err(Status::new(Code::Unavailable, message)));
+            }
+        };
+        sum.update(&portion);
+        for blob in portion.chunks(limits::CLIENT_SNAPSHOT_CHUNK_BYTES) {
+            remaining_bytes -= blob.len() as u64;
+            responder.message(snapshot_response(remaining_bytes, portion.slice_ref(blob))).await?;
+        }
+    }
+    responder.message(snapshot_response(0, Bytes::copy_from_slice(&sum.finalize()))).await?;
+    Ok(Ok(()))
+}
+
+/// Reads so many bytes, on a thread that may wait for the disk.
+async fn read_portion(mut file: File, bytes: usize) -> std::io::Result<(File, Bytes)> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut portion = vec![0; bytes];
+        file.read_exact(&mut portion)?;
+        Ok((file, portion.into()))
+    });
+    reading.await.map_err(std::io::Error::other)?
+}
+
+fn snapshot_response(remaining_bytes: u64, blob: Bytes) -> Frame {
+    let version = ETCD_CLUSTER_VERSION.to_owned();
+    let response = pb::SnapshotResponse { header: None, remaining_bytes, blob, version };
+    Frame::plain(response.encode_to_vec().into())
 }
 
 /// Maintenance.Downgrade. There is no earlier version of this program that a cluster could go back to, so no target is

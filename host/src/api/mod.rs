@@ -29,7 +29,7 @@ mod wire;
 
 pub use coordinator::{
     Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
-    Standing,
+    SnapshotFile, Standing,
 };
 pub use listener::{BindError, Listeners};
 pub use serve::{ServeError, Server, serve};

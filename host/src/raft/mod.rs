@@ -36,7 +36,7 @@ mod waiters;
 pub use apply::rebuild;
 pub use digests::Verdict;
 pub use network::OwnIdentity;
-pub use node::{MemberRecord, Node, NodeOptions, StartError};
+pub use node::{MemberRecord, Node, NodeOptions, StartError, recorded_members};
 pub use progress::Progress;
 pub use shard::Shard;
 

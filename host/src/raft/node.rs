@@ -30,11 +30,11 @@ use super::proposer::Proposer;
 use super::read_index::ReadIndex;
 use super::shard::{Shard, ShardLinks, Shards};
 use super::state_machine::{StateMachine, applied_state};
-use super::types::{self, Member, MemberAttributes, Raft};
+use super::types::{self, Member, MemberAttributes, Raft, StoredMembership};
 use super::upkeep::Upkeep;
 use crate::limits;
 use crate::runtime::Machine;
-use crate::storage::{Log, LogState, State, Views};
+use crate::storage::{Log, LogState, Mark, State, Views};
 
 /// How long a leader that stops waits for another one to take over.
 const TRANSFER_PATIENCE: Duration = Duration::from_millis(1_000);
@@ -260,13 +260,7 @@ impl Node {
     }
 
     pub fn members(&self) -> Vec<MemberRecord> {
-        let membership = self.progress.membership();
-        let voters: Vec<u64> = membership.voter_ids().collect();
-        let record = |(id, member): (&u64, &Member)| {
-            let MemberAttributes { name, peer_urls, client_urls, .. } = member.attributes().clone();
-            MemberRecord { id: *id, name, peer_urls, client_urls, is_learner: !voters.contains(id) }
-        };
-        membership.nodes().map(record).collect()
+        records(&self.progress.membership())
     }
 
     /// Waits until this member cannot go on, and says why. Never returns while all is well.
@@ -374,6 +368,20 @@ impl Node {
             }
         }
     }
+}
+
+/// The members as of a state.
+pub fn recorded_members(mark: &Mark) -> io::Result<Vec<MemberRecord>> {
+    Ok(records(&applied_state(mark)?.1))
+}
+
+fn records(membership: &StoredMembership) -> Vec<MemberRecord> {
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    let record = |(id, member): (&u64, &Member)| {
+        let MemberAttributes { name, peer_urls, client_urls, .. } = member.attributes().clone();
+        MemberRecord { id: *id, name, peer_urls, client_urls, is_learner: !voters.contains(id) }
+    };
+    membership.nodes().map(record).collect()
 }
 
 /// openraft's settings.

@@ -1,12 +1,15 @@
 //! What the API asks, answered by raft, the machine and the storage.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
-use super::machine_requests;
 use super::query_pool::QueryPool;
+use super::{database_snapshot, machine_requests};
+use crate::api::SnapshotFile;
 use crate::api::{
     Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
     Standing,
@@ -15,17 +18,26 @@ use crate::raft::{self, Node, Shard};
 use crate::runtime::{Admission, Answer, CallError, LocalFailure, QueryError, Reader};
 use crate::storage::Views;
 
+/// What all coordinators have in common.
+#[derive(Clone)]
+pub struct Shared {
+    pub node: Arc<Node>,
+    pub views: Views,
+    /// Where a client's snapshot lies while it is sent.
+    pub snapshot_directory: PathBuf,
+    pub max_txn_ops: u32,
+    pub request_timeout: Duration,
+}
+
 /// One client runtime's way to the rest of the server.
 pub struct ClientCoordinator {
-    pub node: Arc<Node>,
+    pub shared: Shared,
     pub shard: Arc<Shard>,
-    pub views: Views,
     /// A warm instance, used by this runtime's thread alone: the lock is never waited for.
     pub reader: Mutex<Reader>,
     pub query_pool: QueryPool,
-    pub member_id: u64,
-    pub max_txn_ops: u32,
-    pub request_timeout: Duration,
+    /// How many snapshots may be written at the same time.
+    pub snapshots: Arc<Semaphore>,
 }
 
 impl ClientCoordinator {
@@ -38,7 +50,7 @@ impl ClientCoordinator {
         match error {
             QueryError::Rejected(rejection) => RequestError::Rejected(rejection),
             QueryError::Failed(CallError::Local(LocalFailure::Storage(error))) => {
-                self.node.progress.fail(error.to_string());
+                self.shared.node.progress.fail(error.to_string());
                 RequestError::Stopped
             }
             other => RequestError::Unavailable(other.to_string()),
@@ -47,7 +59,7 @@ impl ClientCoordinator {
 
     /// Refuses everything while this member's state is not that of its peers.
     fn check_service(&self) -> Result<(), RequestError> {
-        match self.node.progress.is_quarantined() {
+        match self.shared.node.progress.is_quarantined() {
             true => Err(RequestError::Corrupt),
             false => Ok(()),
         }
@@ -55,7 +67,7 @@ impl ClientCoordinator {
 
     /// The alarms as of this member's state, and its own if it is out of service: it cannot apply that one.
     fn alarms(&self) -> Vec<Alarm> {
-        let view = self.views.latest();
+        let view = self.shared.views.latest();
         let query = machine_requests::list_alarms();
         let answer = self.with_reader(|reader| reader.query(&view, &query));
         let mut alarms = match answer.map_err(|error| self.refused(error)) {
@@ -65,8 +77,8 @@ impl ClientCoordinator {
                 Vec::new()
             }
         };
-        let own = Alarm { member_id: self.member_id, kind: AlarmKind::Corrupt };
-        if self.node.progress.is_quarantined() && !alarms.contains(&own) {
+        let own = Alarm { member_id: self.shared.node.member_id(), kind: AlarmKind::Corrupt };
+        if self.shared.node.progress.is_quarantined() && !alarms.contains(&own) {
             alarms.push(own);
         }
         alarms
@@ -74,7 +86,7 @@ impl ClientCoordinator {
 
     /// The revision of the last compaction that has removed all its rows.
     fn finished_compaction(&self) -> Result<i64, RequestError> {
-        let view = self.views.latest();
+        let view = self.shared.views.latest();
         let query = machine_requests::compaction_progress();
         let answer = self.with_reader(|reader| reader.query(&view, &query));
         let body = answer.map_err(|error| self.refused(error))?.body;
@@ -102,7 +114,7 @@ fn answered(answer: Answer) -> Answered {
 
 impl Coordinator for ClientCoordinator {
     fn admit(&self, request: &[u8]) -> Result<Admission, RequestError> {
-        self.with_reader(|reader| reader.admit(request, self.max_txn_ops))
+        self.with_reader(|reader| reader.admit(request, self.shared.max_txn_ops))
             .map_err(|error| self.refused(error))
     }
 
@@ -117,7 +129,7 @@ impl Coordinator for ClientCoordinator {
 
     async fn query(&self, request: Bytes, heavy: bool) -> Result<Answered, RequestError> {
         self.check_service()?;
-        let view = self.views.latest();
+        let view = self.shared.views.latest();
         let answer = if heavy {
             self.query_pool.query(view, request).await?
         } else {
@@ -134,41 +146,55 @@ impl Coordinator for ClientCoordinator {
     /// The machine compacts in steps that the log carries: each of them may be the last.
     async fn compacted(&self, revision: i64) -> Result<(), RequestError> {
         loop {
-            let applied_index = self.node.progress.applied_index();
+            let applied_index = self.shared.node.progress.applied_index();
             if self.finished_compaction()? >= revision {
                 return Ok(());
             }
             self.check_service()?;
-            let next = self.node.progress.wait_applied(applied_index + 1);
-            tokio::time::timeout(self.request_timeout, next)
+            let next = self.shared.node.progress.wait_applied(applied_index + 1);
+            tokio::time::timeout(self.shared.request_timeout, next)
                 .await
                 .map_err(|_| RequestError::Timeout)?;
         }
     }
 
     fn db_size_bytes(&self) -> u64 {
-        self.views.latest().size_bytes()
+        self.shared.views.latest().size_bytes()
     }
 
     async fn defragment(&self) -> Result<(), RequestError> {
-        self.node.defragment().await.map_err(RequestError::Unavailable)
+        self.shared.node.defragment().await.map_err(RequestError::Unavailable)
+    }
+
+    async fn snapshot(&self) -> Result<SnapshotFile, RequestError> {
+        self.check_service()?;
+        let turn = self.snapshots.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| RequestError::TooManyRequests)?;
+        let view = self.shared.views.latest();
+        let directory = self.shared.snapshot_directory.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            database_snapshot::write(&view, &directory)
+        });
+        let written = written.await.map_err(|_| RequestError::Stopped)?;
+        written.map_err(|error| RequestError::Unavailable(error.to_string()))
     }
 
     fn standing(&self) -> Standing {
         Standing {
-            raft_term: self.node.progress.term(),
-            leader: self.node.leader_id().unwrap_or(0),
-            is_learner: self.node.is_learner(),
+            raft_term: self.shared.node.progress.term(),
+            leader: self.shared.node.leader_id().unwrap_or(0),
+            is_learner: self.shared.node.is_learner(),
         }
     }
 
     fn status(&self) -> NodeStatus {
-        let view = self.views.latest();
+        let view = self.shared.views.latest();
         NodeStatus {
             standing: self.standing(),
             revision: view.mark().revision,
-            raft_index: self.node.progress.committed_index(),
-            raft_applied_index: self.node.progress.applied_index(),
+            raft_index: self.shared.node.progress.committed_index(),
+            raft_applied_index: self.shared.node.progress.applied_index(),
             db_size_bytes: view.size_bytes(),
             db_size_in_use_bytes: view.size_in_use_bytes(),
             alarms: self.alarms(),
@@ -184,7 +210,7 @@ impl Coordinator for ClientCoordinator {
             client_urls: member.client_urls,
             is_learner: member.is_learner,
         };
-        self.node.members().into_iter().map(info).collect()
+        self.shared.node.members().into_iter().map(info).collect()
     }
 
     async fn run(self: Arc<Self>) {

@@ -5,6 +5,7 @@
 
 mod auto_compaction;
 mod coordinator;
+mod database_snapshot;
 mod integrity;
 mod machine_requests;
 mod query_pool;
@@ -16,12 +17,13 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
-use self::coordinator::ClientCoordinator;
+use self::coordinator::{ClientCoordinator, Shared};
 use self::query_pool::QueryPool;
 use crate::api::{self, BindError, Listeners, ServeError};
 use crate::config::{AutoCompaction, ClusterState, Config, Url};
+use crate::limits;
 use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
@@ -92,8 +94,14 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         auto_compaction: config.auto_compaction,
     };
     let raft = RaftThread::start(start)?;
-    let coordinators =
-        coordinators(&config, &raft.node, &machine, &views, shards, request_timeout)?;
+    let shared = Shared {
+        node: raft.node.clone(),
+        views,
+        snapshot_directory: data.snapshots(),
+        max_txn_ops: config.max_txn_ops,
+        request_timeout,
+    };
+    let coordinators = coordinators(&shared, &machine, shards)?;
     let settings = api::Settings {
         cluster_id: identity.cluster_id,
         member_id: identity.member_id,
@@ -166,27 +174,22 @@ fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
 }
 
 fn coordinators(
-    config: &Config,
-    node: &Arc<Node>,
+    shared: &Shared,
     machine: &Machine,
-    views: &Views,
     shards: usize,
-    request_timeout: Duration,
 ) -> Result<Vec<Arc<ClientCoordinator>>, ServerError> {
     let query_pool = QueryPool::start(machine, shards)?;
+    let snapshots = Arc::new(Semaphore::new(limits::CLIENT_SNAPSHOTS));
     let coordinator = |shard| {
         Arc::new(ClientCoordinator {
-            node: node.clone(),
+            shared: shared.clone(),
             shard,
-            views: views.clone(),
             reader: Mutex::new(machine.reader()),
             query_pool: query_pool.clone(),
-            member_id: node.member_id(),
-            max_txn_ops: config.max_txn_ops,
-            request_timeout,
+            snapshots: snapshots.clone(),
         })
     };
-    Ok((0..shards).filter_map(|number| node.shard(number)).map(coordinator).collect())
+    Ok((0..shards).filter_map(|number| shared.node.shard(number)).map(coordinator).collect())
 }
 
 enum End {

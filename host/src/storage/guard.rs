@@ -2,6 +2,9 @@
 //!
 //! redb is tested against damaged files, but what it takes for granted about them it asserts, when it opens them and
 //! when it first reads a page. Behind this wall an assertion is an error, and the operator gets one sentence.
+//!
+//! One thing cannot be caught: where redb's own clean-up fails as well, the language ends the process. The sentence is
+//! said before that.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -24,7 +27,12 @@ pub(super) fn guarded<T>(
 thread_local! {
     /// Whether a panic of this thread is expected, and becomes an error.
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
+    /// Whether an expected panic is on its way to becoming one.
+    static UNWINDING: Cell<bool> = const { Cell::new(false) };
 }
+
+/// What a process ends with that a second panic would abort.
+const EXIT_CODE: i32 = 1;
 
 /// Runs `work`, and catches its panic without the usual report: the operator gets one sentence instead.
 pub(super) fn without_report<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
@@ -34,12 +42,19 @@ pub(super) fn without_report<T>(work: impl FnOnce() -> T) -> std::thread::Result
         panic::set_hook(Box::new(move |info| {
             if !EXPECTED.get() {
                 report(info);
+            } else if UNWINDING.replace(true) {
+                eprintln!(
+                    "error: a database file is damaged: its content contradicts itself; move the data directory away \
+                     and restore this member from its peers"
+                );
+                std::process::exit(EXIT_CODE);
             }
         }));
     });
     let outer = EXPECTED.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     EXPECTED.set(outer);
+    UNWINDING.set(false);
     result
 }
 

@@ -52,6 +52,12 @@ impl View {
         self.size.in_use_bytes
     }
 
+    /// The durable table of a name.
+    pub fn table_named(&self, name: &str) -> Option<TableId> {
+        let is_named = |spec: &&TableSpec| spec.name == name && spec.kind == TableKind::Durable;
+        self.specs.iter().find(is_named).map(|spec| spec.id)
+    }
+
     fn table(&self, table: TableId) -> Result<&TableView, StorageError> {
         let found = self.tables.iter().find(|(id, _)| *id == table);
         found.map(|(_, view)| view).ok_or(StorageError::NoTable(table))

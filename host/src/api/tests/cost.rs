@@ -44,6 +44,10 @@ impl Coordinator for Nothing {
         Ok(())
     }
 
+    async fn snapshot(&self) -> Result<SnapshotFile, RequestError> {
+        Err(RequestError::Stopped)
+    }
+
     fn standing(&self) -> Standing {
         Standing { raft_term: 2, leader: 1, is_learner: false }
     }

@@ -127,6 +127,29 @@ async fn what_the_quota_has_no_room_for_is_refused() {
 }
 
 #[tokio::test]
+async fn a_snapshot_is_sent_with_its_sum() {
+    use sha2::Digest;
+    let running = start();
+    // A learner has one, too.
+    running.fake.is_learner.store(true, Ordering::SeqCst);
+    let path = "/etcdserverpb.Maintenance/Snapshot";
+    let reply = call(running.address, path, &pb::SnapshotRequest {}).await;
+    assert_eq!(reply.grpc(), (0, ""));
+    let mut messages = unframe::<pb::SnapshotResponse>(&reply.body);
+    let last = messages.pop().unwrap();
+    let mut left = 1_300_000;
+    for message in &messages {
+        assert!(message.blob.len() <= 32 << 10);
+        left -= message.blob.len() as u64;
+        assert_eq!((message.remaining_bytes, message.version.as_str()), (left, "3.7.0"));
+        assert!(message.blob.iter().all(|byte| *byte == b's'));
+    }
+    assert_eq!((left, last.remaining_bytes), (0, 0));
+    assert_eq!(last.blob, sha2::Sha256::digest(vec![b's'; 1_300_000]).as_slice());
+    running.server.stop(Duration::ZERO);
+}
+
+#[tokio::test]
 async fn there_is_nothing_to_downgrade() {
     let running = start();
     let path = "/etcdserverpb.Maintenance/Downgrade";

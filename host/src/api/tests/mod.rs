@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use super::{
     Alarm, Answered, Coordinator, Listeners, MemberInfo, NodeStatus, Proposed, RequestError,
-    Server, Settings, Standing, serve,
+    Server, Settings, SnapshotFile, Standing, serve,
 };
 use crate::config::Url;
 use crate::runtime::{Admission, Rejection, Route};
@@ -198,6 +198,14 @@ impl Coordinator for Fake {
     async fn defragment(&self) -> Result<(), RequestError> {
         self.db_size_bytes.store(4096, Ordering::SeqCst);
         Ok(())
+    }
+
+    async fn snapshot(&self) -> Result<SnapshotFile, RequestError> {
+        let mut file = tempfile::tempfile().unwrap();
+        let size_bytes = 1_300_000;
+        std::io::Write::write_all(&mut file, &vec![b's'; size_bytes]).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        Ok(SnapshotFile { file, size_bytes: size_bytes as u64 })
     }
 
     fn standing(&self) -> Standing {
