@@ -72,14 +72,9 @@ impl Index {
     pub fn check(&self, truncate_from: Option<u64>, entries: &[(u64, Bytes)]) -> Result<(), Gap> {
         let Some((first, _)) = entries.first() else { return Ok(()) };
         let next = truncate_from.map_or(self.next_index(), |from| from.min(self.next_index()));
-        let mut expected = if self.begins_anywhere() { *first } else { next };
-        for (index, _) in entries {
-            if *index != expected {
-                return Err(Gap { index: *index, expected });
-            }
-            expected += 1;
-        }
-        Ok(())
+        let next = if self.begins_anywhere() { *first } else { next };
+        let gap = (next..).zip(entries).find(|(expected, (index, _))| index != expected);
+        gap.map_or(Ok(()), |(expected, (index, _))| Err(Gap { index: *index, expected }))
     }
 
     /// A log that holds nothing, and never purged anything.

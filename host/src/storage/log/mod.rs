@@ -186,7 +186,7 @@ impl Log {
     /// The head of a new segment is written when all of the segment is on disk: a file that is shorter than its heads
     /// say has been cut.
     fn grow(&mut self, frame_bytes: u64) -> Result<Extent, StorageError> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let file = &self.shared.file;
         let extent = self.segments.behind_end(self.header.segment_bytes, frame_bytes);
         let mut offset = extent.offset;
