@@ -4,6 +4,7 @@ mod differential;
 mod etcdctl;
 mod hostile;
 mod linearizability;
+mod maintenance;
 mod raw;
 mod shapes;
 mod starting;
@@ -38,6 +39,15 @@ fn main() -> ExitCode {
         surviving::what_ends_etcd,
         linearizability::under_kills_and_pauses,
         linearizability::of_one_member,
+        maintenance::alarms_are_etcds,
+        maintenance::a_full_database,
+        maintenance::a_fresh_member_is_small,
+        maintenance::kills_while_defragmenting,
+        maintenance::a_backup_is_etcds,
+        maintenance::etcdctl_maintains,
+        maintenance::a_member_that_goes_another_way,
+        maintenance::damaged_pages,
+        maintenance::automatic_compaction,
         hostile::bytes_that_are_no_message,
         hostile::oversized_requests,
         hostile::idle_connections,
