@@ -14,6 +14,8 @@ use crate::raft::{Node, Verdict};
 
 /// How often digests are compared, and the alarm is looked for.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The same while the alarm that this member has proposed is not there yet.
+const RAISING_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How far a member in quarantine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,13 +82,33 @@ async fn knows_of(node: &Node, member_id: u64) -> bool {
     })
 }
 
-async fn attend(node: &Node, stage: Stage) -> Stage {
+/// Where the member is, now that the leader was asked; as before if it did not answer.
+async fn ask(node: &Node, stage: Stage) -> Stage {
     let Some(body) = node.ask_leader(machine_requests::list_alarms()).await else { return stage };
     let own = Alarm { member_id: node.member_id(), kind: AlarmKind::Corrupt };
-    let stage = stage.seen(machine_requests::alarms(&body).contains(&own));
+    stage.seen(machine_requests::alarms(&body).contains(&own))
+}
+
+async fn attend(node: &Node, before: Stage) -> Stage {
+    let mut stage = ask(node, before).await;
+    if stage == Stage::ToBeRaised {
+        node.propose_unattended(machine_requests::raise_corrupt(node.member_id()));
+        let raising = async {
+            while stage == Stage::ToBeRaised {
+                tokio::time::sleep(RAISING_INTERVAL).await;
+                stage = ask(node, stage).await;
+            }
+        };
+        // If it is not there by then, it is proposed again.
+        drop(tokio::time::timeout(INTERVAL, raising).await);
+    }
     match stage {
-        Stage::ToBeRaised => {
-            node.propose_unattended(machine_requests::raise_corrupt(node.member_id()));
+        Stage::ToBeRaised => {}
+        Stage::Raised if before == Stage::ToBeRaised => {
+            tracing::warn!(
+                member = format!("{:x}", node.member_id()),
+                "the alarm CORRUPT is raised for this member; once it is disarmed, its state is replaced"
+            );
         }
         Stage::Raised => {}
         Stage::Disarmed => {
