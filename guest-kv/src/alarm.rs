@@ -44,7 +44,7 @@ impl Raised {
     }
 
     pub fn to_byte(self) -> u8 {
-        u8::from(self.no_space) * Self::NO_SPACE | u8::from(self.corrupt) * Self::CORRUPT
+        (u8::from(self.no_space) * Self::NO_SPACE) | (u8::from(self.corrupt) * Self::CORRUPT)
     }
 
     pub fn from_byte(byte: u8) -> Raised {
