@@ -141,7 +141,10 @@ mod tests {
         assert_eq!(of_three(&[]), Verdict::Unknown);
         // One of one is a quorum; a learner has no vote.
         assert_eq!(judge(&own, true, 1, &[]), Verdict::Agrees);
-        assert_eq!(judge(&own, false, 1, &[other.clone()]), Verdict::Differs { index: 9 });
+        assert_eq!(
+            judge(&own, false, 1, std::slice::from_ref(&other)),
+            Verdict::Differs { index: 9 }
+        );
         assert_eq!(judge(&own, false, 3, &[same.clone(), other]), Verdict::Unknown);
         assert_eq!(judge(&[], true, 3, &[same]), Verdict::Unknown);
     }

@@ -318,7 +318,7 @@ impl Peer for PeerService {
         );
         let snapshot = snapshot_of(self.views.latest()).map_err(stopped)?;
         let snapshot = snapshot.ok_or_else(|| stopped("nothing was applied yet"))?;
-        let vote = self.raft.metrics().borrow_watched().vote.clone();
+        let vote = self.raft.metrics().borrow_watched().vote;
         let identity = self.peers.identity(from);
         let parts = snapshot_stream::send(&self.snapshot_directory, identity, vote, snapshot)
             .await
