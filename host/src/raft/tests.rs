@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest, RangeRequest};
 use proto::instar::kv;
@@ -145,7 +146,10 @@ impl TestCluster {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        panic!("nobody leads");
+        let metrics = self.members.iter().filter_map(|member| {
+            Some(member.running.as_ref()?.node.raft.metrics().borrow_watched().to_string())
+        });
+        panic!("nobody leads: {:?}", metrics.collect::<Vec<_>>());
     }
 
     /// Proposes through one member, and gives the revision.

@@ -239,7 +239,7 @@ fn a_disk_without_space_changes_nothing() {
     let (old, fresh) = (Disk::default(), Disk::default());
     let path = Path::new("a directory that is not there");
     let mut state = State::open(path, &two_disks(&old, &fresh), &specs()).unwrap();
-    commit(&mut state, 1, 0..3_000);
+    commit(&mut state, 1, 0..100);
     let mut failures = 0;
     for operations in 0.. {
         let faults = Faults { operations_left: Some(operations), ..Faults::default() };
