@@ -202,10 +202,10 @@ impl Applier {
         let view = self.state.view();
         let mut mark = view.mark().clone();
         // A snapshot that was reinstalled may be ahead of what raft has handed out.
-        let covered = mark.applied.map_or(0, |applied| applied.index);
-        if entries.first().is_some_and(|first| first.log_id.index <= covered) {
+        let covered = mark.applied.map(|applied| applied.index);
+        if entries.first().is_some_and(|first| Some(first.log_id.index) <= covered) {
             let (before, behind) =
-                entries.into_iter().partition(|entry| entry.log_id.index <= covered);
+                entries.into_iter().partition(|entry| Some(entry.log_id.index) <= covered);
             entries = behind;
             self.fail_waiters(&before, &RequestError::LeaderLost);
             if entries.is_empty() {
