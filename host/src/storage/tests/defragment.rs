@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::disk::{Disk, Faults};
+use super::disk::Disk;
 use super::{INDEX, OTHER, ROWS, durable_rows, mark, seed, specs};
 use crate::limits;
 use crate::storage::{Backends, State, Tables, files, snapshot};
@@ -231,30 +231,4 @@ fn the_power_may_go_at_any_moment() {
             assert_eq!(durable_rows(&*found.view()), rows);
         }
     }
-}
-
-/// A full disk ends the defragmentation, and nothing else.
-#[test]
-fn a_disk_without_space_changes_nothing() {
-    let (old, fresh) = (Disk::default(), Disk::default());
-    let path = Path::new("a directory that is not there");
-    let mut state = State::open(path, &two_disks(&old, &fresh), &specs()).unwrap();
-    commit(&mut state, 1, 0..100);
-    let mut failures = 0;
-    for operations in 0.. {
-        let faults = Faults { operations_left: Some(operations), ..Faults::default() };
-        fresh.set_faults(faults);
-        let result = state.begin_defragment().and_then(|work| {
-            work.copy()?;
-            state.finish_defragment(work)
-        });
-        let error = result.expect_err("there is no file to rename").to_string();
-        if error.contains("No such file") {
-            break;
-        }
-        failures += 1;
-        commit(&mut state, operations + 2, 0..5);
-        state.persist().unwrap();
-    }
-    assert!(failures > 5, "{failures}");
 }
