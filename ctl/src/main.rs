@@ -26,7 +26,8 @@ use failure::Failure;
 fn main() {
     let mut words = std::env::args_os();
     let program = words.next().unwrap_or_default();
-    let root = programs::named(&Path::new(&program).file_stem().unwrap_or_default().to_string_lossy());
+    let root =
+        programs::named(&Path::new(&program).file_stem().unwrap_or_default().to_string_lossy());
     let code = match run(root, words) {
         Ok(()) => 0,
         Err(failure) => {

@@ -92,7 +92,6 @@ pub struct Flag {
     pub kind: Kind,
     pub default: &'static str,
     pub about: &'static str,
-    pub required: bool,
 }
 
 /// A flag with its default, which `Value` can read.
@@ -102,17 +101,12 @@ pub const fn flag(
     default: &'static str,
     about: &'static str,
 ) -> Flag {
-    Flag { name, short: None, kind, default, about, required: false }
+    Flag { name, short: None, kind, default, about }
 }
 
 impl Flag {
     pub const fn short(mut self, short: char) -> Self {
         self.short = Some(short);
-        self
-    }
-
-    pub const fn required(mut self) -> Self {
-        self.required = true;
         self
     }
 }

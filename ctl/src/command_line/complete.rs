@@ -38,7 +38,9 @@ fn argument(flag: &'static Flag) -> clap::Arg {
     };
     match (flag.kind, flag.name) {
         (Kind::Bool, _) => argument.action(clap::ArgAction::SetTrue),
-        (_, "write-out") => argument.value_parser(["fields", "json", "protobuf", "simple", "table"]),
+        (_, "write-out") => {
+            argument.value_parser(["fields", "json", "protobuf", "simple", "table"])
+        }
         (_, "order") => argument.value_parser(["ASCEND", "DESCEND"]),
         (_, "sort-by") => argument.value_parser(["CREATE", "KEY", "MODIFY", "VALUE", "VERSION"]),
         (_, "consistency") => argument.value_parser(["l", "s"]),

@@ -38,7 +38,8 @@ pub fn usage(path: &[&'static Command]) -> String {
         text += &format!("\n\nFlags:\n{}", table.trim_end());
     }
     if !command.children.is_empty() {
-        text += &format!("\n\nUse \"{whole} [command] --help\" for more information about a command.");
+        text +=
+            &format!("\n\nUse \"{whole} [command] --help\" for more information about a command.");
     }
     text + "\n"
 }

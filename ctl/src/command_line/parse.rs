@@ -48,16 +48,7 @@ pub fn parse(root: &'static Command, words: &[String]) -> Result<Parsed, Refused
     if wants_help || command.run.is_none() {
         return Ok(Parsed::Help(path));
     }
-    let missing: Vec<String> = invocation
-        .flags
-        .iter()
-        .filter(|flag| flag.required && !invocation.is_given(flag.name))
-        .map(|flag| format!("\"{}\"", flag.name))
-        .collect();
-    match missing.is_empty() {
-        true => Ok(Parsed::Run(invocation)),
-        false => Err(refused(format!("required flag(s) {} not set", missing.join(", ")))),
-    }
+    Ok(Parsed::Run(invocation))
 }
 
 /// Goes down the tree as far as words name commands; returns the way and the words that are left.
@@ -204,8 +195,9 @@ fn assign(invocation: &mut Invocation, flag: &'static Flag, text: &str) -> Resul
 }
 
 fn unknown_command(root: &'static Command, word: &str) -> Refused {
-    let mut message = format!("unknown command {} for \"{}\"", go::quote(word.as_bytes()), root.name);
-    let mut near: Vec<&str> = root
+    let mut message =
+        format!("unknown command {} for \"{}\"", go::quote(word.as_bytes()), root.name);
+    let near: Vec<&str> = root
         .children
         .iter()
         .map(|child| child.name)
@@ -214,7 +206,6 @@ fn unknown_command(root: &'static Command, word: &str) -> Refused {
                 || name.starts_with(&word.to_lowercase())
         })
         .collect();
-    near.sort_unstable();
     if !near.is_empty() {
         let lines: String = near.iter().map(|name| format!("\t{name}\n")).collect();
         message += &format!("\n\nDid you mean this?\n{lines}");

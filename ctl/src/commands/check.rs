@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
+use super::ask;
 use super::get::range;
 use super::session::interrupted;
-use super::ask;
 use crate::client::Client;
 use crate::command_line::Invocation;
 use crate::failure::{self, Failure};

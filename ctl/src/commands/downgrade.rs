@@ -25,9 +25,7 @@ pub async fn cancel(invocation: Invocation) -> Result<(), Failure> {
 fn target(invocation: &Invocation) -> Result<String, Failure> {
     match invocation.arguments.as_slice() {
         [] => Err(Failure::arguments("TARGET_VERSION not provided")),
-        [version] if version.is_empty() => {
-            Err(Failure::arguments("target version not provided"))
-        }
+        [version] if version.is_empty() => Err(Failure::arguments("target version not provided")),
         [version] => Ok(version.clone()),
         _ => Err(Failure::arguments("too many arguments")),
     }

@@ -146,9 +146,7 @@ pub async fn endpoints(
         ask!(client, Reading, cluster.member_list(request))
     };
     let listed = asked.await.map_err(|failure| {
-        failure.map(|why| {
-            format!("failed to fetch endpoints from etcd cluster member list: {why}")
-        })
+        failure.map(|why| format!("failed to fetch endpoints from etcd cluster member list: {why}"))
     })?;
     Ok(listed.members.into_iter().flat_map(|member| member.client_ur_ls).collect())
 }

@@ -67,7 +67,8 @@ pub fn request(invocation: &Invocation) -> Result<pb::RangeRequest, Failure> {
     }
     let (order, target) = sorting(invocation)?;
     let (key, range_end) = range(key, range_end, prefix, from_key);
-    let (created, changed) = (limits(invocation, "create", "Create")?, limits(invocation, "mod", "Mod")?);
+    let (created, changed) =
+        (limits(invocation, "create", "Create")?, limits(invocation, "mod", "Mod")?);
     Ok(pb::RangeRequest {
         key,
         range_end,

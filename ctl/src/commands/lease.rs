@@ -19,8 +19,8 @@ pub async fn grant(mut invocation: Invocation) -> Result<(), Failure> {
     let [ttl] = invocation.arguments.as_slice() else {
         return Err(Failure::arguments("lease grant command needs TTL argument"));
     };
-    let ttl = go::parse_signed(ttl, 10)
-        .map_err(|why| Failure::arguments(format!("bad TTL ({why})")))?;
+    let ttl =
+        go::parse_signed(ttl, 10).map_err(|why| Failure::arguments(format!("bad TTL ({why})")))?;
     let (client, output) = connect(&mut invocation).await?;
     let response = ask!(client, Never, lease.lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }));
     let response =
@@ -107,7 +107,6 @@ fn id(invocation: &Invocation, missing: &str) -> Result<i64, Failure> {
     let [id] = invocation.arguments.as_slice() else {
         return Err(Failure::arguments(missing));
     };
-    go::parse_signed(id, 16).map_err(|why| {
-        Failure::arguments(format!("bad lease ID arg ({why}), expecting ID in Hex"))
-    })
+    go::parse_signed(id, 16)
+        .map_err(|why| Failure::arguments(format!("bad lease ID arg ({why}), expecting ID in Hex")))
 }

@@ -22,9 +22,11 @@ const BATCH_KEYS: i64 = 1000;
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
 pub async fn run(mut invocation: Invocation) -> Result<(), Failure> {
-    let [destination] = invocation.arguments.clone().try_into().map_err(|_| {
-        Failure::arguments("make-mirror takes one destination argument")
-    })?;
+    let [destination] = invocation
+        .arguments
+        .clone()
+        .try_into()
+        .map_err(|_| Failure::arguments("make-mirror takes one destination argument"))?;
     let (source, _) = connect_to_stay(&mut invocation).await?;
     let settings = destination_settings(&mut invocation, &destination)?;
     let target = Client::connect(&settings, None).await?;

@@ -23,8 +23,7 @@ pub async fn add(mut invocation: Invocation) -> Result<(), Failure> {
     let urls = peer_urls(&invocation)?;
     let is_learner = invocation.flag("learner");
     let (client, output) = connect(&mut invocation).await?;
-    let request =
-        pb::MemberAddRequest { peer_ur_ls: split(&urls), is_learner };
+    let request = pb::MemberAddRequest { peer_ur_ls: split(&urls)?, is_learner };
     let response = ask!(client, Never, cluster.member_add(request))?;
     let environment = environment(&name, &urls, &response);
     output.print(&Answer::MemberAdd(response))?;
@@ -64,9 +63,9 @@ pub async fn remove(mut invocation: Invocation) -> Result<(), Failure> {
 
 pub async fn update(mut invocation: Invocation) -> Result<(), Failure> {
     let id = id(&invocation)?;
-    let peer_ur_ls = split(&peer_urls(&invocation)?);
+    let urls = peer_urls(&invocation)?;
     let (client, output) = connect(&mut invocation).await?;
-    let request = pb::MemberUpdateRequest { id, peer_ur_ls };
+    let request = pb::MemberUpdateRequest { id, peer_ur_ls: split(&urls)? };
     let response = ask!(client, Never, cluster.member_update(request))?;
     output.print(&Answer::MemberUpdate { id, response })
 }
@@ -86,8 +85,27 @@ pub async fn promote(mut invocation: Invocation) -> Result<(), Failure> {
     output.print(&Answer::MemberPromote { id, response })
 }
 
-fn split(urls: &str) -> Vec<String> {
-    urls.split(',').map(str::to_owned).collect()
+/// Addresses that name a scheme, a host and a port, and nothing more.
+fn split(urls: &str) -> Result<Vec<String>, Failure> {
+    urls.split(',').map(|url| checked(url.trim())).collect()
+}
+
+fn checked(url: &str) -> Result<String, Failure> {
+    let refused = |why: &str| Err(Failure::error(format!("{why}: {url}")));
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    if !["http", "https", "unix", "unixs"].contains(&scheme) {
+        return refused("URL scheme must be http, https, unix, or unixs");
+    }
+    if scheme.starts_with("unix") {
+        return Ok(url.to_owned());
+    }
+    let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
+    let port = host.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) if path.is_empty() && !rest.ends_with('/') => Ok(url.to_owned()),
+        Some(Ok(_)) => refused("URL must not contain a path"),
+        _ => refused("URL address does not have the form \"host:port\""),
+    }
 }
 
 fn peer_urls(invocation: &Invocation) -> Result<String, Failure> {

@@ -33,9 +33,8 @@ pub fn request(invocation: &Invocation) -> Result<pb::PutRequest, Failure> {
         Some(value) => value.clone().into(),
         None => from_standard_input().ok_or_else(|| Failure::arguments(missing))?,
     };
-    let lease = go::parse_signed(&invocation.text("lease"), 16).map_err(|why| {
-        Failure::arguments(format!("bad lease ID ({why}), expecting ID in Hex"))
-    })?;
+    let lease = go::parse_signed(&invocation.text("lease"), 16)
+        .map_err(|why| Failure::arguments(format!("bad lease ID ({why}), expecting ID in Hex")))?;
     Ok(pb::PutRequest {
         key: key.clone().into(),
         value,

@@ -61,8 +61,7 @@ pub async fn grant_permission(mut invocation: Invocation) -> Result<(), Failure>
     let (client, output) = connect_to_stay(&mut invocation).await?;
     let permission =
         Permission { perm_type: kind_known as i32, key: key.into(), range_end: range_end.into() };
-    let request =
-        pb::AuthRoleGrantPermissionRequest { name: role.clone(), perm: Some(permission) };
+    let request = pb::AuthRoleGrantPermissionRequest { name: role.clone(), perm: Some(permission) };
     let response = ask!(client, Never, auth.role_grant_permission(request))?;
     output.print(&Answer::RoleGrant { role, response })
 }
@@ -71,7 +70,8 @@ const GRANT_NEEDS: &str =
     "role grant command requires role name, permission type, and key [endkey] as its argument";
 
 pub async fn revoke_permission(mut invocation: Invocation) -> Result<(), Failure> {
-    let missing = "role revoke-permission command requires role name and key [endkey] as its argument";
+    let missing =
+        "role revoke-permission command requires role name and key [endkey] as its argument";
     let [role, range @ ..] = invocation.arguments.as_slice() else {
         return Err(Failure::arguments(missing));
     };

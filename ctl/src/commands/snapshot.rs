@@ -31,15 +31,16 @@ const SECTOR_BYTES: u64 = 512;
 const PRIVATE: u32 = 0o600;
 
 pub async fn save(mut invocation: Invocation) -> Result<(), Failure> {
-    let [path] = invocation.arguments.clone().try_into().map_err(|_| {
-        Failure::arguments("snapshot save expects one argument <filename>")
-    })?;
+    let [path] = invocation
+        .arguments
+        .clone()
+        .try_into()
+        .map_err(|_| Failure::arguments("snapshot save expects one argument <filename>"))?;
     let settings = Settings::read(&mut invocation)?;
     if settings.endpoints.len() != 1 {
         let endpoints = settings.endpoints.join(" ");
-        let message = format!(
-            "snapshot must be requested to one selected node, not multiple [{endpoints}]"
-        );
+        let message =
+            format!("snapshot must be requested to one selected node, not multiple [{endpoints}]");
         return Err(Failure::new(failure::INTERRUPTED, message));
     }
     // A large store takes its time, unless one was set.
@@ -173,10 +174,12 @@ fn examine(file: File) -> Result<SnapshotStatus, Box<dyn std::error::Error>> {
                     status.version = String::from_utf8_lossy(value).into_owned();
                 }
                 b"key" => {
-                    let revision = Revision::decode(key).ok_or("a key of bucket \"key\" is no revision")?;
+                    let revision =
+                        Revision::decode(key).ok_or("a key of bucket \"key\" is no revision")?;
                     status.revision = revision.main;
-                    let pair = KeyValue::decode(value)
-                        .map_err(|why| format!("a value of bucket \"key\" is no key-value: {why}"))?;
+                    let pair = KeyValue::decode(value).map_err(|why| {
+                        format!("a value of bucket \"key\" is no key-value: {why}")
+                    })?;
                     match revision.is_tombstone {
                         true => keys.remove(&pair.key),
                         false => keys.insert(pair.key),

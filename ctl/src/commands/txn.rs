@@ -111,8 +111,9 @@ pub fn split(text: &str) -> Result<Vec<String>, Failure> {
 
 /// `target("key") operator "value"`.
 fn parse_compare(text: &str) -> Result<pb::Compare, Failure> {
-    let malformed =
-        |why: String| Failure::new(failure::INVALID_INPUT, format!("malformed comparison: {text}{why}"));
+    let malformed = |why: String| {
+        Failure::new(failure::INVALID_INPUT, format!("malformed comparison: {text}{why}"))
+    };
     let (target, rest) = text.split_once('(').ok_or_else(|| malformed(String::new()))?;
     let Some((key, operator, value)) = parts(rest) else {
         let (key, operator) = partly(rest);
@@ -184,7 +185,9 @@ mod tests {
         let compare = parse_compare("mod(\"k\") > \"0\"").expect("one");
         assert_eq!(compare.target_union, Some(TargetUnion::ModRevision(0)));
         assert_eq!(compare.result, CompareResult::Greater as i32);
-        for wrong in ["mod", "mod(\"k\")", "mod(\"k\") > 0", "x(\"k\") = \"1\"", "mod(\"k\") = \"z\""] {
+        for wrong in
+            ["mod", "mod(\"k\")", "mod(\"k\") > 0", "x(\"k\") = \"1\"", "mod(\"k\") = \"z\""]
+        {
             assert!(parse_compare(wrong).is_err(), "{wrong}");
         }
     }

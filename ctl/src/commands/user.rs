@@ -74,8 +74,7 @@ pub async fn change_password(mut invocation: Invocation) -> Result<(), Failure> 
     let name = one(&invocation, "user passwd command requires user name as its argument")?;
     let password = read_password(&invocation, &name)?;
     let (client, output) = connect_to_stay(&mut invocation).await?;
-    let request =
-        pb::AuthUserChangePasswordRequest { name, password, ..Default::default() };
+    let request = pb::AuthUserChangePasswordRequest { name, password, ..Default::default() };
     let response = ask!(client, Never, auth.user_change_password(request))?;
     output.print(&Answer::UserPassword(response))
 }

@@ -74,10 +74,7 @@ fn words(
     Ok((keys.to_vec(), run.to_vec()))
 }
 
-fn plan(
-    invocation: &Invocation,
-    (keys, run): (Vec<String>, Vec<String>),
-) -> Result<Plan, Failure> {
+fn plan(invocation: &Invocation, (keys, run): (Vec<String>, Vec<String>)) -> Result<Plan, Failure> {
     let prefix = invocation.flag("prefix");
     let end = match keys.as_slice() {
         [_, _, ..] if prefix => {
@@ -216,11 +213,7 @@ async fn interactive(mut invocation: Invocation, environment: &[String]) -> Resu
         .await
 }
 
-fn planned(
-    text: &str,
-    given: &[String],
-    environment: &[String],
-) -> Result<Option<Plan>, Failure> {
+fn planned(text: &str, given: &[String], environment: &[String]) -> Result<Option<Plan>, Failure> {
     if given.len() < 2 && environment.is_empty() {
         eprintln!("Invalid command {text} (command type or key is not provided)");
         return Ok(None);

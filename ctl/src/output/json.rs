@@ -206,6 +206,7 @@ fn watch(response: &pb::WatchResponse) -> String {
         .raw("CompactRevision", &response.compact_revision.to_string())
         .raw("Canceled", &response.canceled.to_string())
         .raw("Created", &response.created.to_string())
+        .raw("CancelReason", &string(response.cancel_reason.as_bytes()))
         .end()
 }
 

@@ -1,7 +1,7 @@
 //! The format for people: what matters, a line for each thing.
 
-use proto::authpb::permission::Type;
 use proto::authpb::Permission;
+use proto::authpb::permission::Type;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::response_op::Response;
 use proto::mvccpb::KeyValue;
@@ -30,10 +30,9 @@ pub fn render(answer: &Answer, output: &Output) -> Vec<u8> {
                     health.took()
                 ),
             ),
-            error => eprintln!(
-                "{} is unhealthy: failed to commit proposal: {error}",
-                health.endpoint
-            ),
+            error => {
+                eprintln!("{} is unhealthy: failed to commit proposal: {error}", health.endpoint)
+            }
         }),
         Answer::RoleGet { role, response } => role_get(role, response, &mut text),
         other => match table::rows(other) {

@@ -1,12 +1,13 @@
 //! Tables with borders; and the rows that `simple` prints as well, separated by commas.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent};
 use proto::etcdserverpb as pb;
+use unicode_width::UnicodeWidthStr;
 
 use super::{Answer, Failure, Format, Health};
 use crate::go;
 
-pub type Rows = (Vec<&'static str>, Vec<Vec<String>>);
+type Rows = (Vec<&'static str>, Vec<Vec<String>>);
 
 /// What can be printed as a table, but for health, which `simple` says in sentences.
 pub fn rows(answer: &Answer) -> Option<Rows> {
@@ -148,15 +149,18 @@ pub fn render(answer: &Answer) -> Result<String, Failure> {
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Disabled);
     border(&mut table);
-    // A name's words are apart in a heading.
-    let titles = header.iter().map(|title| title.to_uppercase().replace('_', " "));
-    table.set_header(titles.map(|title| {
-        comfy_table::Cell::new(title).set_alignment(CellAlignment::Center)
+    table.set_header(header.iter().enumerate().map(|(at, title)| {
+        // A name's words are apart in a heading.
+        let title = title.to_uppercase().replace('_', " ");
+        let cells = rows.iter().filter_map(|row| row.get(at));
+        let width = cells.map(|cell| cell.width()).max().unwrap_or(0);
+        // Where a title cannot stand in the middle, it stands nearer to the left.
+        let indent = width.saturating_sub(title.width()) / 2;
+        Cell::new(" ".repeat(indent) + &title).set_alignment(CellAlignment::Left)
     }));
     for row in rows {
-        table.add_row(row.into_iter().map(|cell| {
-            comfy_table::Cell::new(cell).set_alignment(CellAlignment::Right)
-        }));
+        let cells = row.into_iter().map(|cell| Cell::new(cell).set_alignment(CellAlignment::Right));
+        table.add_row(cells);
     }
     Ok(format!("{table}\n"))
 }

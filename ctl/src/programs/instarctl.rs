@@ -8,10 +8,9 @@ pub static ROOT: Command =
         .shared(&etcdctl::GLOBAL)
         .children(&ALL);
 
-const SNAPSHOT: Command =
-    Command::new("snapshot", "<subcommand>", "Snapshots of the whole store")
-        .group(etcdctl::MAINTENANCE)
-        .children(&[etcdctl::SNAPSHOT_SAVE, etcdutl::SNAPSHOT_STATUS]);
+const SNAPSHOT: Command = Command::new("snapshot", "<subcommand>", "Snapshots of the whole store")
+    .group(etcdctl::MAINTENANCE)
+    .children(&[etcdctl::SNAPSHOT_SAVE, etcdutl::SNAPSHOT_STATUS]);
 
 const HASHKV: Command = etcdutl::HASHKV.group(etcdctl::MAINTENANCE);
 
