@@ -1,5 +1,6 @@
 //! The end-to-end cases: real processes, judged from outside.
 
+mod ctl;
 mod differential;
 mod etcdctl;
 mod hostile;
@@ -16,6 +17,11 @@ fn main() -> ExitCode {
     tests::case::run(&tests::cases![
         differential::same_answers,
         differential::a_planted_difference_is_found,
+        ctl::command_lines_print_the_same,
+        ctl::files_are_read_the_same,
+        ctl::watches_print_the_same,
+        ctl::locks_and_elections,
+        ctl::a_mirror_follows,
         shapes::limits_are_etcds,
         shapes::status_and_members_are_etcds,
         shapes::http_is_etcds,
