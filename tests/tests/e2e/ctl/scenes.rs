@@ -1,7 +1,7 @@
 //! Commands that last, or work on files, played on both sides.
 
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bolt::{Database, Writer};
@@ -61,6 +61,19 @@ async fn interrupt(mut child: Child) -> Result<Option<i32>> {
     Ok(ended.context("it does not end")??.code())
 }
 
+/// etcd notes the version of its storage some seconds after its start, and only then says it with a snapshot.
+async fn until_storage_has_a_version(side: &Side) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = side.run(&["endpoint", "status", "-w", "json"]).await?;
+        if text(&status).contains("\"storageVersion\":\"3.7.0\"") {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Snapshots of etcd: saved by either, examined by either, written anew by `bolt`, served by etcd's tools.
 pub async fn files_are_read_the_same(scene: Scene) -> Result<Verdict> {
     let [etcd, ours] = both!(scene);
@@ -72,6 +85,7 @@ pub async fn files_are_read_the_same(scene: Scene) -> Result<Verdict> {
         side.run(&["compaction", "100"]).await?;
         side.run(&["del", "key/8"]).await?;
     }
+    until_storage_has_a_version(&ours).await?;
     let path = scene.directory.join("saved.db");
     let path = path.to_str().context("a path")?;
     let saved = ours.run(&["snapshot", "save", path]).await?;
