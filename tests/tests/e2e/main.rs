@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         surviving::a_full_disk,
         surviving::what_ends_etcd,
         linearizability::under_kills_and_pauses,
+        linearizability::under_leaders_that_wake_up,
         linearizability::of_one_member,
         maintenance::alarms_are_etcds,
         maintenance::a_full_database,
