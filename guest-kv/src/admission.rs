@@ -45,7 +45,8 @@ pub fn check(request: &Request<'_>, operations: u32) -> Result<(), Rejection> {
         Request::Compaction(_)
         | Request::CompactionStep(_)
         | Request::HashKv(_)
-        | Request::Hash => Ok(()),
+        | Request::Hash
+        | Request::WatchStep(_) => Ok(()),
     }
 }
 
@@ -61,7 +62,7 @@ pub fn admission(request: &Request<'_>) -> Admission {
         Request::Txn(txns) if txn::is_read_only(txns) => {
             (read(txn::is_serializable(txns)), txn::is_heavy(txns))
         }
-        Request::HashKv(_) | Request::Hash => (Route::LocalRead, true),
+        Request::HashKv(_) | Request::Hash | Request::WatchStep(_) => (Route::LocalRead, true),
         Request::Put(_)
         | Request::DeleteRange(_)
         | Request::Txn(_)

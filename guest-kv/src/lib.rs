@@ -32,6 +32,7 @@ mod state;
 mod stream;
 pub mod tables;
 mod txn;
+mod watch;
 mod wire;
 mod write;
 
@@ -174,6 +175,7 @@ pub fn query<T: Tables>(
         Request::CompactionStep(_) => answer.append(&compaction::progress(tables)),
         Request::HashKv(revision) => answer.append(&hash::hash_kv(tables, &view, *revision)?),
         Request::Hash => answer.append(&hash::hash(tables)),
+        Request::WatchStep(step) => watch::page(tables, answer, &view, step),
         Request::Put(_)
         | Request::DeleteRange(_)
         | Request::Txn(_)
@@ -229,6 +231,7 @@ fn run<T: Tables>(tables: &mut T, state: State, command: &[u8]) -> Result<Applie
         | Request::RangeStream(_)
         | Request::HashKv(_)
         | Request::Hash
+        | Request::WatchStep(_)
         | Request::Unknown => Err(Rejection::not_a_command()),
     }
 }

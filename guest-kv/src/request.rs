@@ -383,6 +383,7 @@ pub enum Request<'a> {
     /// The revision to hash.
     HashKv(i64),
     Hash,
+    WatchStep(WatchStep),
     /// A request of etcd's that this machine does not know yet, or none at all.
     Unknown,
 }
@@ -402,6 +403,7 @@ impl<'a> Request<'a> {
                     parse_revision(message)?;
                     request = Request::Hash;
                 }
+                16 => request = Request::WatchStep(parse_watch_step(message)?),
                 _ => {}
             }
         }
@@ -443,6 +445,13 @@ impl<'a> Request<'a> {
     }
 }
 
+/// `instar.kv.WatchStep`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WatchStep {
+    pub revision: i64,
+    pub target_bytes: u64,
+}
+
 fn parse_compaction_step(message: &[u8]) -> Result<CompactionStep, Malformed> {
     let mut step = CompactionStep::default();
     let mut fields = Fields::new(message);
@@ -450,6 +459,19 @@ fn parse_compaction_step(message: &[u8]) -> Result<CompactionStep, Malformed> {
         match (number, content) {
             (1, content) => content.int64(&mut step.revision),
             (2, Content::Varint(limit)) => step.row_limit = limit as u32,
+            _ => {}
+        }
+    }
+    Ok(step)
+}
+
+fn parse_watch_step(message: &[u8]) -> Result<WatchStep, Malformed> {
+    let mut step = WatchStep::default();
+    let mut fields = Fields::new(message);
+    while let Some((number, content)) = fields.next()? {
+        match (number, content) {
+            (1, content) => content.int64(&mut step.revision),
+            (2, Content::Varint(bytes)) => step.target_bytes = bytes,
             _ => {}
         }
     }

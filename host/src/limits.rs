@@ -109,6 +109,27 @@ pub const SNAPSHOT_MARK_BYTES: usize = 1 << 20;
 /// A key or a value of a snapshot.
 pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
 
+// --- watch --------------------------------------------------------------------------------------------------------
+
+/// Events on their way to one client runtime. Beyond it they are read from the storage later.
+pub const WATCH_FEED_BYTES: usize = 64 << 20;
+/// Events that a client runtime keeps for watchers that are a little late. All runtimes share their memory.
+pub const WATCH_RECENT_BYTES: usize = 16 << 20;
+/// The batches that these may come from.
+pub const WATCH_RECENT_BATCHES: usize = 16_384;
+/// What waits for one stream of watches; beyond it its watchers are caught up later.
+pub const WATCH_STREAM_QUEUE_BYTES: usize = 512 << 10;
+/// Rows that one query reads for watchers that lag; a single revision may have more.
+pub const WATCH_PAGE_BYTES: usize = 256 << 10;
+/// Events in one response to a watcher that lags; a single revision may have more.
+pub const WATCH_RESPONSE_BYTES: usize = 256 << 10;
+/// How long catching up rests after the storage could not be read.
+pub const WATCH_RETRY: Duration = Duration::from_millis(100);
+/// Watchers of one client runtime; further ones are refused.
+pub const WATCHERS: usize = 1_000_000;
+/// Keys and ends of ranges of those.
+pub const WATCHER_KEYS_BYTES: usize = 256 << 20;
+
 // --- server -------------------------------------------------------------------------------------------------------
 
 /// Heavy queries that wait for a thread; beyond that they are refused.

@@ -20,7 +20,7 @@ use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, kv, services};
+use super::{Settings, kv, services, watch as watch_service};
 use crate::limits;
 
 /// What all calls of one client runtime share.
@@ -44,7 +44,7 @@ impl<C: Coordinator> Service<C> {
         }
     }
 
-    fn most_message_bytes(&self) -> usize {
+    pub(super) fn most_message_bytes(&self) -> usize {
         self.settings.max_request_bytes as usize + limits::GRPC_OVERHEAD_BYTES
     }
 }
@@ -63,6 +63,7 @@ pub(super) enum Method {
     HashKv,
     Alarm,
     MemberList,
+    Watch,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -82,6 +83,7 @@ impl Method {
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
             "/etcdserverpb.Maintenance/Alarm" => Method::Alarm,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
+            "/etcdserverpb.Watch/Watch" => Method::Watch,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
@@ -94,12 +96,13 @@ impl Method {
     /// Whether it is served by way of `Requests` and `Responses`: those with messages in both directions, and those
     /// that go on until the client or the server ends them.
     pub(super) fn is_stream(self) -> bool {
-        matches!(self, Method::HealthWatch)
+        matches!(self, Method::HealthWatch | Method::Watch)
     }
 }
 
 /// The services of which at least one method is served.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
+    "etcdserverpb.Watch",
     "etcdserverpb.KV",
     "etcdserverpb.Maintenance",
     "etcdserverpb.Cluster",
@@ -262,7 +265,8 @@ pub(super) async fn serve_stream<C: Coordinator>(
     let serve = async {
         match method {
             Method::HealthWatch => services::health_watch(service, requests, responses).await,
-            _ => Ok(Err(no_such_method(""))),
+            Method::Watch => watch_service::serve(service, headers, requests, responses).await,
+            other => Ok(Err(no_such_method(&format!("/{other:?}")))),
         }
     };
     let result = tokio::select! {
@@ -346,11 +350,15 @@ pub(super) fn check_metadata(
         let message = "etcdserver: invalid client api version";
         return Err(Status::new(Code::InvalidArgument, message));
     }
-    let wants_leader = headers.get("hasleader").is_some_and(|value| value == "true");
-    if wants_leader && standing.leader == 0 {
+    if wants_leader(headers) && standing.leader == 0 {
         return Err(Status::new(Code::Unavailable, "etcdserver: no leader"));
     }
     Ok(())
+}
+
+/// Whether the client would rather be refused than served by a member without a leader.
+pub(super) fn wants_leader(headers: &HeaderMap) -> bool {
+    headers.get("hasleader").is_some_and(|value| value == "true")
 }
 
 #[cfg(test)]
@@ -362,7 +370,7 @@ mod tests {
         for (path, message) in [
             ("/foo", "malformed method name: \"/foo\""),
             ("/", "malformed method name: \"/\""),
-            ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
+            ("/etcdserverpb.Lease/LeaseGrant", "unknown service etcdserverpb.Lease"),
             ("/etcdserverpb.KV/Rang", "unknown method Rang for service etcdserverpb.KV"),
             (
                 "/etcdserverpb.Maintenance/Defragment",

@@ -13,6 +13,7 @@
 
 mod apply;
 mod clock;
+mod feed;
 mod log_store;
 mod log_thread;
 mod membership;
@@ -32,6 +33,7 @@ mod upkeep;
 mod waiters;
 
 pub use apply::rebuild;
+pub use feed::{Batches, EventBatch, EventFeed, WatchEvent, put_field};
 pub use network::OwnIdentity;
 pub use node::{MemberRecord, Node, NodeOptions, StartError};
 pub use progress::Progress;

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::apply::{Applier, ApplyThread};
 use super::clock::ReplicatedClock;
+use super::feed::EventFeed;
 use super::log_store::{self, LogStore, Recovered};
 use super::log_thread::LogThread;
 use super::membership::MembershipKeeper;
@@ -89,6 +90,8 @@ pub struct Node {
     raft: Raft,
     own_id: u64,
     pub progress: Arc<Progress>,
+    /// The events of what is applied.
+    pub feed: Arc<EventFeed>,
     shards: Arc<Shards>,
     /// For what this member asks of itself; its runtime is raft's.
     own_shard: Arc<Shard>,
@@ -109,6 +112,7 @@ impl Node {
     ) -> Result<Arc<Self>, StartError> {
         let applied_index = views.latest().mark().applied.map_or(0, |applied| applied.index);
         let progress = Arc::new(Progress::new(applied_index));
+        let feed = Arc::new(EventFeed::new(views.latest().mark().revision, options.shards));
         let clock = Arc::new(ReplicatedClock::starting_at(views.latest().mark().time_ms));
         let durable_applied_index = Arc::new(AtomicU64::new(applied_index));
         let (proposal_sender, proposals) = mpsc::channel(limits::PROPOSAL_BATCHES);
@@ -136,6 +140,7 @@ impl Node {
             shards: shards.clone(),
             progress: progress.clone(),
             clock: clock.clone(),
+            feed: feed.clone(),
             durable_applied_index,
         };
         let (apply, apply_handle) = ApplyThread::start(applier)?;
@@ -161,6 +166,7 @@ impl Node {
             raft: raft.clone(),
             own_id: options.own.member_id,
             progress: progress.clone(),
+            feed,
             shards: shards.clone(),
             own_shard: own_shard.clone(),
             published: published.clone(),

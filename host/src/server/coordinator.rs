@@ -4,12 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message;
+use proto::etcdserverpb::{InternalRaftRequest, RangeRequest, RangeResponse};
+use proto::instar::kv;
 
 use super::query_pool::QueryPool;
 use crate::api::{Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError, Standing};
-use crate::raft::{self, Node, Shard};
+use crate::raft::{self, Node, Shard, WatchEvent};
 use crate::runtime::{Admission, Answer, QueryError, Reader};
 use crate::storage::Views;
+use crate::watch::{History, HistoryError, Hub};
 
 /// One client runtime's way to the rest of the server.
 pub struct ClientCoordinator {
@@ -21,6 +25,7 @@ pub struct ClientCoordinator {
     pub query_pool: QueryPool,
     pub max_txn_ops: u32,
     pub request_timeout: Duration,
+    pub watches: Hub,
 }
 
 impl ClientCoordinator {
@@ -107,6 +112,10 @@ impl Coordinator for ClientCoordinator {
         }
     }
 
+    fn watches(&self) -> &Hub {
+        &self.watches
+    }
+
     fn members(&self) -> Vec<MemberInfo> {
         let info = |member: raft::MemberRecord| MemberInfo {
             id: member.id,
@@ -119,6 +128,38 @@ impl Coordinator for ClientCoordinator {
     }
 
     async fn run(self: Arc<Self>) {
-        self.shard.run().await;
+        tokio::join!(self.shard.run(), self.watches.run(&*self));
+    }
+}
+
+impl History for ClientCoordinator {
+    async fn page(&self, request: Bytes) -> Result<Bytes, HistoryError> {
+        let answer = self.query_pool.query(self.views.latest(), request).await;
+        let answer = answer.map_err(|error| HistoryError(error.to_string()))?;
+        Ok(answer.map_err(|error| HistoryError(error.to_string()))?.body)
+    }
+
+    /// The value at the revision before the event's.
+    fn previous(&self, event: &WatchEvent) -> Option<Bytes> {
+        let range = RangeRequest {
+            key: event.key.clone(),
+            revision: event.revision - 1,
+            ..RangeRequest::default()
+        };
+        let etcd = InternalRaftRequest { range: Some(range), ..InternalRaftRequest::default() };
+        let request = kv::Request { kind: Some(kv::request::Kind::Etcd(etcd)) }.encode_to_vec();
+        let view = self.views.latest();
+        match self.with_reader(|reader| reader.query(&view, &request)) {
+            Ok(answer) => {
+                let response = RangeResponse::decode(answer.body).ok()?;
+                Some(response.kvs.into_iter().next()?.encode_to_vec().into())
+            }
+            // It is compacted.
+            Err(QueryError::Rejected(_)) => None,
+            Err(error) => {
+                tracing::warn!(%error, "an event goes out without the value before it");
+                None
+            }
+        }
     }
 }

@@ -22,10 +22,13 @@ use crate::config::{ClusterState, Config, Url};
 use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
+use crate::watch::Hub;
 
 /// How long clients may take to end their calls when the member stops. With the hand-over of the leadership it stays
 /// below the 1.5 s after which etcd's users expect the process to be gone.
 const CLIENT_GRACE: Duration = Duration::from_millis(200);
+/// How often watchers that want it are told of their progress; etcd's --watch-progress-notify-interval.
+const WATCH_PROGRESS_NOTIFY_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Why the server could not start, or had to end. Each says what to do.
 #[derive(Debug, Error)]
@@ -90,6 +93,8 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         member_id: identity.member_id,
         max_request_bytes: config.max_request_bytes,
         quota_backend_bytes: config.quota_backend_bytes,
+        election_timeout: Duration::from_millis(u64::from(config.election_timeout_ms)),
+        watch_progress_notify_interval: WATCH_PROGRESS_NOTIFY_INTERVAL,
     };
     let server = api::serve(clients, coordinators, settings)?;
 
@@ -165,8 +170,9 @@ fn coordinators(
     request_timeout: Duration,
 ) -> Result<Vec<Arc<ClientCoordinator>>, ServerError> {
     let query_pool = QueryPool::start(machine, shards)?;
-    let coordinator = |shard| {
+    let coordinator = |(number, shard)| {
         Arc::new(ClientCoordinator {
+            watches: Hub::new(node.feed.clone(), number),
             node: node.clone(),
             shard,
             views: views.clone(),
@@ -176,7 +182,10 @@ fn coordinators(
             request_timeout,
         })
     };
-    Ok((0..shards).filter_map(|number| node.shard(number)).map(coordinator).collect())
+    Ok((0..shards)
+        .filter_map(|number| Some((number, node.shard(number)?)))
+        .map(coordinator)
+        .collect())
 }
 
 enum End {

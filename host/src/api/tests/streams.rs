@@ -54,7 +54,10 @@ async fn echoing(times: usize) -> SendRequest<Bytes> {
             });
         }
     });
-    let (client, connection) = h2::client::handshake(near).await.unwrap();
+    // One stream that is not read must not use up the client's window for all.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(1 << 20);
+    let (client, connection) = builder.handshake(near).await.unwrap();
     tokio::spawn(connection);
     client
 }
