@@ -14,6 +14,7 @@
 mod apply;
 mod clock;
 mod digests;
+mod feed;
 mod integrity;
 mod log_store;
 mod log_thread;
@@ -35,6 +36,7 @@ mod waiters;
 
 pub use apply::rebuild;
 pub use digests::Verdict;
+pub use feed::{Batches, EventBatch, EventFeed, WatchEvent, put_field};
 pub use network::OwnIdentity;
 pub use node::{MemberRecord, Node, NodeOptions, StartError, recorded_members};
 pub use progress::Progress;
