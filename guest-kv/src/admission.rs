@@ -46,7 +46,8 @@ pub fn check(request: &Request<'_>, operations: u32) -> Result<(), Rejection> {
         | Request::CompactionStep(_)
         | Request::HashKv(_)
         | Request::Hash
-        | Request::Alarm(_) => Ok(()),
+        | Request::Alarm(_)
+        | Request::WatchStep(_) => Ok(()),
     }
 }
 
@@ -62,7 +63,7 @@ pub fn admission(request: &Request<'_>) -> Admission {
         Request::Txn(txns) if txn::is_read_only(txns) => {
             (read(txn::is_serializable(txns)), txn::is_heavy(txns))
         }
-        Request::HashKv(_) | Request::Hash => (Route::LocalRead, true),
+        Request::HashKv(_) | Request::Hash | Request::WatchStep(_) => (Route::LocalRead, true),
         Request::Alarm(alarm) if alarm.action == AlarmAction::Get => (Route::Read, false),
         Request::Put(_)
         | Request::DeleteRange(_)

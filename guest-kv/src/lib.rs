@@ -33,6 +33,7 @@ mod state;
 mod stream;
 pub mod tables;
 mod txn;
+mod watch;
 mod wire;
 mod write;
 
@@ -178,6 +179,7 @@ pub fn query<T: Tables>(
         Request::Alarm(alarm) if alarm.action == AlarmAction::Get => {
             answer.append(&alarm::list(tables, alarm.kind));
         }
+        Request::WatchStep(step) => watch::page(tables, answer, &view, step),
         Request::Put(_)
         | Request::DeleteRange(_)
         | Request::Txn(_)
@@ -239,6 +241,7 @@ fn run<T: Tables>(tables: &mut T, state: State, command: &[u8]) -> Result<Applie
         | Request::RangeStream(_)
         | Request::HashKv(_)
         | Request::Hash
+        | Request::WatchStep(_)
         | Request::Unknown => Err(Rejection::not_a_command()),
     }
 }

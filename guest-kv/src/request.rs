@@ -434,6 +434,7 @@ pub enum Request<'a> {
     HashKv(i64),
     Hash,
     Alarm(Alarm),
+    WatchStep(WatchStep),
     /// A request of etcd's that this machine does not know yet, or none at all.
     Unknown,
 }
@@ -453,6 +454,7 @@ impl<'a> Request<'a> {
                     parse_revision(message)?;
                     request = Request::Hash;
                 }
+                16 => request = Request::WatchStep(parse_watch_step(message)?),
                 _ => {}
             }
         }
@@ -499,6 +501,13 @@ impl<'a> Request<'a> {
     }
 }
 
+/// `instar.kv.WatchStep`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WatchStep {
+    pub revision: i64,
+    pub target_bytes: u64,
+}
+
 fn parse_compaction_step(message: &[u8]) -> Result<CompactionStep, Malformed> {
     let mut step = CompactionStep::default();
     let mut fields = Fields::new(message);
@@ -506,6 +515,19 @@ fn parse_compaction_step(message: &[u8]) -> Result<CompactionStep, Malformed> {
         match (number, content) {
             (1, content) => content.int64(&mut step.revision),
             (2, Content::Varint(limit)) => step.row_limit = limit as u32,
+            _ => {}
+        }
+    }
+    Ok(step)
+}
+
+fn parse_watch_step(message: &[u8]) -> Result<WatchStep, Malformed> {
+    let mut step = WatchStep::default();
+    let mut fields = Fields::new(message);
+    while let Some((number, content)) = fields.next()? {
+        match (number, content) {
+            (1, content) => content.int64(&mut step.revision),
+            (2, Content::Varint(bytes)) => step.target_bytes = bytes,
             _ => {}
         }
     }

@@ -1,7 +1,7 @@
 //! The server `instar`.
 //!
 //! ```text
-//! main > server > api > raft > runtime > storage > config, limits
+//! main > server > api > watch > raft > runtime > storage > config, limits
 //! ```
 //!
 //! A module may use what stands to its right, never what stands to its left.
@@ -14,3 +14,4 @@ pub mod raft;
 pub mod runtime;
 pub mod server;
 pub mod storage;
+pub mod watch;

@@ -123,6 +123,27 @@ pub const DEFRAGMENT_LAST_ROWS: usize = 2_000;
 /// A key or a value of a snapshot.
 pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
 
+// --- watch --------------------------------------------------------------------------------------------------------
+
+/// Events on their way to one client runtime. Beyond it they are read from the storage later.
+pub const WATCH_FEED_BYTES: usize = 64 << 20;
+/// Events that a client runtime keeps for watchers that are a little late. All runtimes share their memory.
+pub const WATCH_RECENT_BYTES: usize = 16 << 20;
+/// The batches that these may come from.
+pub const WATCH_RECENT_BATCHES: usize = 16_384;
+/// What waits for one stream of watches; beyond it its watchers are caught up later.
+pub const WATCH_STREAM_QUEUE_BYTES: usize = 512 << 10;
+/// Rows that one query reads for watchers that lag; a single revision may have more.
+pub const WATCH_PAGE_BYTES: usize = 256 << 10;
+/// Events in one response to a watcher that lags; a single revision may have more.
+pub const WATCH_RESPONSE_BYTES: usize = 256 << 10;
+/// How long catching up rests after the storage could not be read.
+pub const WATCH_RETRY: Duration = Duration::from_millis(100);
+/// Watchers of one client runtime; further ones are refused.
+pub const WATCHERS: usize = 1_000_000;
+/// Keys and ends of ranges of those.
+pub const WATCHER_KEYS_BYTES: usize = 256 << 20;
+
 // --- server -------------------------------------------------------------------------------------------------------
 
 /// Heavy queries that wait for a thread; beyond that they are refused.
@@ -181,6 +202,9 @@ pub const SEND_BUFFER_BYTES: usize = 64 << 10;
 pub const SMALL_MESSAGE_BYTES: usize = 4 << 10;
 /// Answers of one connection that wait for its client to read, in bytes. Beyond it no further call is begun.
 pub const UNREAD_ANSWERS_BYTES: usize = 4 << 20;
+/// Messages of one stream that wait for its client to read, in bytes. Beyond it the stream is given no more; a single
+/// message may be larger.
+pub const STREAM_QUEUE_BYTES: usize = 64 << 10;
 /// Queries of one connection at the same time that may touch many rows; counted until their answers are sent.
 pub const HEAVY_QUERIES: usize = 16;
 /// What gRPC may add to a request of --max-request-bytes, in bytes: etcd's grpcOverheadBytes.

@@ -363,7 +363,7 @@ fn admit(request: &Request, operations: u32) -> Result<Route, Refusal> {
             checks::check_range_stream(&range)?;
             Ok(route(range.serializable || step.pinned_revision != 0))
         }
-        Some(Kind::HashKv(_) | Kind::Hash(_)) => Ok(Route::LocalRead),
+        Some(Kind::HashKv(_) | Kind::Hash(_) | Kind::WatchStep(_)) => Ok(Route::LocalRead),
         Some(Kind::CompactionStep(_)) => Ok(Route::Write),
         None => Err((12, "instar: the state machine does not know this request")),
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::runtime::{Admission, Rejection};
+use crate::watch::Hub;
 
 /// Serves requests. There is one coordinator for each client runtime (a single thread), and everything that it is
 /// asked, it is asked on that runtime.
@@ -52,6 +53,9 @@ pub trait Coordinator: Send + Sync + 'static {
     fn standing(&self) -> Standing;
 
     fn status(&self) -> NodeStatus;
+
+    /// The watches of this runtime.
+    fn watches(&self) -> &Hub;
 
     /// The members of the cluster, in the order of their ids.
     fn members(&self) -> Vec<MemberInfo>;

@@ -15,11 +15,12 @@ use http::{HeaderMap, Method as HttpMethod, Request, StatusCode, request};
 use tokio::sync::{Semaphore, watch};
 
 use super::call::{self, Gone, Responder};
-use super::coordinator::{Coordinator, Standing};
+use super::coordinator::{Coordinator, RequestError, Standing};
 use super::status::{Code, Status};
+use super::streams::{Requests, Responses};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, kv, maintenance, services};
+use super::{Settings, kv, maintenance, services, watch as watch_service};
 use crate::limits;
 
 /// What all calls of one client runtime share.
@@ -43,7 +44,7 @@ impl<C: Coordinator> Service<C> {
         }
     }
 
-    fn most_message_bytes(&self) -> usize {
+    pub(super) fn most_message_bytes(&self) -> usize {
         self.settings.max_request_bytes as usize + limits::GRPC_OVERHEAD_BYTES
     }
 }
@@ -65,6 +66,7 @@ pub(super) enum Method {
     Downgrade,
     Snapshot,
     MemberList,
+    Watch,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -87,6 +89,7 @@ impl Method {
             "/etcdserverpb.Maintenance/Snapshot" => Method::Snapshot,
             "/etcdserverpb.Maintenance/Downgrade" => Method::Downgrade,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
+            "/etcdserverpb.Watch/Watch" => Method::Watch,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
@@ -95,8 +98,17 @@ impl Method {
     }
 }
 
+impl Method {
+    /// Whether it is served by way of `Requests` and `Responses`: those with messages in both directions, and those
+    /// that go on until the client or the server ends them.
+    pub(super) fn is_stream(self) -> bool {
+        matches!(self, Method::HealthWatch | Method::Watch)
+    }
+}
+
 /// The services of which at least one method is served.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
+    "etcdserverpb.Watch",
     "etcdserverpb.KV",
     "etcdserverpb.Maintenance",
     "etcdserverpb.Cluster",
@@ -203,6 +215,9 @@ async fn run<C: Coordinator>(
     if let Err(status) = check_encoding(&head.headers) {
         return Ok(Err(status));
     }
+    if method.is_stream() {
+        return stream(service, method, &head.headers, body, responder).await;
+    }
     let unread = responder.unread();
     let receive = async {
         let turn = unread.turn().await;
@@ -221,7 +236,6 @@ async fn run<C: Coordinator>(
             kv::range_stream(service, headers, message, &mut turn, responder).await
         }
         Method::Snapshot => maintenance::snapshot(service, headers, message, responder).await,
-        Method::HealthWatch => services::health_watch(service, message, responder).await,
         unary => {
             let answer = answer(service, unary, headers, message, &mut turn);
             match unless_gone(responder, answer).await? {
@@ -230,6 +244,45 @@ async fn run<C: Coordinator>(
             }
         }
     }
+}
+
+/// Runs a streaming method, until it ends or the server does.
+async fn stream<C: Coordinator>(
+    service: &Service<C>,
+    method: Method,
+    headers: &HeaderMap,
+    body: RecvStream,
+    responder: &mut Responder<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let most_bytes = service.most_message_bytes();
+    let mut requests = Requests::http2(body, most_bytes, &service.large_messages);
+    let mut responses = Responses::new(responder);
+    serve_stream(service, method, headers, &mut requests, &mut responses).await
+}
+
+/// Serves a streaming method, whatever the transport.
+pub(super) async fn serve_stream<C: Coordinator>(
+    service: &Service<C>,
+    method: Method,
+    headers: &HeaderMap,
+    requests: &mut Requests<'_>,
+    responses: &mut Responses<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let mut stopping = service.stopping.clone();
+    let serve = async {
+        match method {
+            Method::HealthWatch => services::health_watch(service, requests, responses).await,
+            Method::Watch => watch_service::serve(service, headers, requests, responses).await,
+            other => Ok(Err(no_such_method(&format!("/{other:?}")))),
+        }
+    };
+    let result = tokio::select! {
+        biased;
+        result = serve => result?,
+        // An error means that the server is gone, and then this is over as well.
+        _ = stopping.wait_for(|stopping| *stopping) => Err(RequestError::Stopped.into()),
+    };
+    responses.flush().await.map(|()| result)
 }
 
 /// Runs `work` until the client gives the call up.
@@ -305,11 +358,15 @@ pub(super) fn check_metadata(
         let message = "etcdserver: invalid client api version";
         return Err(Status::new(Code::InvalidArgument, message));
     }
-    let wants_leader = headers.get("hasleader").is_some_and(|value| value == "true");
-    if wants_leader && standing.leader == 0 {
+    if wants_leader(headers) && standing.leader == 0 {
         return Err(Status::new(Code::Unavailable, "etcdserver: no leader"));
     }
     Ok(())
+}
+
+/// Whether the client would rather be refused than served by a member without a leader.
+pub(super) fn wants_leader(headers: &HeaderMap) -> bool {
+    headers.get("hasleader").is_some_and(|value| value == "true")
 }
 
 #[cfg(test)]
@@ -321,7 +378,7 @@ mod tests {
         for (path, message) in [
             ("/foo", "malformed method name: \"/foo\""),
             ("/", "malformed method name: \"/\""),
-            ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
+            ("/etcdserverpb.Lease/LeaseGrant", "unknown service etcdserverpb.Lease"),
             ("/etcdserverpb.KV/Rang", "unknown method Rang for service etcdserverpb.KV"),
             (
                 "/etcdserverpb.Maintenance/Fragment",

@@ -22,9 +22,11 @@ mod quota;
 mod serve;
 mod services;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod unread;
+mod watch;
 mod wire;
 
 pub use coordinator::{
@@ -33,6 +35,8 @@ pub use coordinator::{
 };
 pub use listener::{BindError, Listeners};
 pub use serve::{ServeError, Server, serve};
+
+use std::time::Duration;
 
 /// What the API has to know of this member beside what its coordinator tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,4 +47,8 @@ pub struct Settings {
     pub max_request_bytes: u32,
     /// As the flag has it: 0 is etcd's default.
     pub quota_backend_bytes: i64,
+    /// How often it is looked whether a stream that wants a leader still has one.
+    pub election_timeout: Duration,
+    /// How often watchers that want it are told of their progress.
+    pub watch_progress_notify_interval: Duration,
 }

@@ -27,6 +27,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::RequestError;
 use super::clock::ReplicatedClock;
 use super::digests::{Digest, Digests};
+use super::feed::EventFeed;
 use super::progress::Progress;
 use super::shard::Shards;
 use super::types::{self, Command, Entry, StoredMembership};
@@ -127,6 +128,7 @@ pub struct Applier {
     pub shards: Arc<Shards>,
     pub progress: Arc<Progress>,
     pub clock: Arc<ReplicatedClock>,
+    pub feed: Arc<EventFeed>,
     /// Up to which index the state on disk covers the log (`log_store` purges no further).
     pub durable_applied_index: Arc<AtomicU64>,
     pub digests: Arc<Digests>,
@@ -222,9 +224,11 @@ impl Applier {
         mark.machine = self.machine.digest();
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
-        let time_ms = mark.time_ms;
+        let (time_ms, revision) = (mark.time_ms, mark.revision);
+        let events = self.feed.collect(&overlay, &outcomes);
         self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
 
+        self.feed.publish(revision, events);
         self.clock.observe(time_ms);
         self.digests.record(digests);
         self.progress.set_applied(applied_index, task_pending);
@@ -289,6 +293,7 @@ impl Applier {
         let view = self.state.view();
         let applied_index = view.mark().applied.map_or(0, |applied| applied.index);
         self.durable_applied_index.store(applied_index, Ordering::Release);
+        self.feed.publish(view.mark().revision, None);
         self.clock.observe(view.mark().time_ms);
         self.digests.restart_from(Digest { index: applied_index, digest: view.mark().digest });
         self.progress.set_applied(applied_index, None);

@@ -15,6 +15,7 @@ mod acknowledgements;
 mod apply;
 mod clock;
 mod digests;
+mod feed;
 mod integrity;
 mod log_store;
 mod log_thread;
@@ -36,6 +37,7 @@ mod waiters;
 
 pub use apply::rebuild;
 pub use digests::Verdict;
+pub use feed::{Batches, EventBatch, EventFeed, WatchEvent, put_field};
 pub use network::OwnIdentity;
 pub use node::{MemberRecord, Node, NodeOptions, StartError, recorded_members};
 pub use progress::Progress;

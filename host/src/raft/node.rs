@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use super::apply::{Applier, ApplyThread};
 use super::clock::ReplicatedClock;
 use super::digests::{Digest, Digests};
+use super::feed::EventFeed;
 use super::log_store::{self, LogStore, Recovered};
 use super::log_thread::LogThread;
 use super::membership::MembershipKeeper;
@@ -97,6 +98,8 @@ pub struct Node {
     pub(super) snapshot_directory: PathBuf,
     /// Held while the state is defragmented.
     pub(super) defragmenting: tokio::sync::Mutex<()>,
+    /// The events of what is applied.
+    pub feed: Arc<EventFeed>,
     shards: Arc<Shards>,
     /// For what this member asks of itself; its runtime is raft's.
     pub(super) own_shard: Arc<Shard>,
@@ -117,6 +120,7 @@ impl Node {
     ) -> Result<Arc<Self>, StartError> {
         let applied_index = views.latest().mark().applied.map_or(0, |applied| applied.index);
         let progress = Arc::new(Progress::new(applied_index));
+        let feed = Arc::new(EventFeed::new(views.latest().mark().revision, options.shards));
         let clock = Arc::new(ReplicatedClock::starting_at(views.latest().mark().time_ms));
         let durable_applied_index = Arc::new(AtomicU64::new(applied_index));
         let (proposal_sender, proposals) = mpsc::channel(limits::PROPOSAL_BATCHES);
@@ -148,6 +152,7 @@ impl Node {
             shards: shards.clone(),
             progress: progress.clone(),
             clock: clock.clone(),
+            feed: feed.clone(),
             durable_applied_index,
             digests: digests.clone(),
             passed_over_index: 0,
@@ -180,6 +185,7 @@ impl Node {
             digests: digests.clone(),
             snapshot_directory: options.snapshot_directory.clone(),
             defragmenting: tokio::sync::Mutex::new(()),
+            feed,
             shards: shards.clone(),
             own_shard: own_shard.clone(),
             published: published.clone(),

@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message;
+use proto::etcdserverpb::{InternalRaftRequest, RangeRequest, RangeResponse};
+use proto::instar::kv;
 use tokio::sync::Semaphore;
 
 use super::query_pool::QueryPool;
@@ -14,9 +17,10 @@ use crate::api::{
     Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
     Standing,
 };
-use crate::raft::{self, Node, Shard};
+use crate::raft::{self, Node, Shard, WatchEvent};
 use crate::runtime::{Admission, Answer, CallError, LocalFailure, QueryError, Reader};
 use crate::storage::Views;
+use crate::watch::{History, HistoryError, Hub};
 
 /// What all coordinators have in common.
 #[derive(Clone)]
@@ -38,6 +42,7 @@ pub struct ClientCoordinator {
     pub query_pool: QueryPool,
     /// How many snapshots may be written at the same time.
     pub snapshots: Arc<Semaphore>,
+    pub watches: Hub,
 }
 
 impl ClientCoordinator {
@@ -202,6 +207,10 @@ impl Coordinator for ClientCoordinator {
         }
     }
 
+    fn watches(&self) -> &Hub {
+        &self.watches
+    }
+
     fn members(&self) -> Vec<MemberInfo> {
         let info = |member: raft::MemberRecord| MemberInfo {
             id: member.id,
@@ -214,6 +223,38 @@ impl Coordinator for ClientCoordinator {
     }
 
     async fn run(self: Arc<Self>) {
-        self.shard.run().await;
+        tokio::join!(self.shard.run(), self.watches.run(&*self));
+    }
+}
+
+impl History for ClientCoordinator {
+    async fn page(&self, request: Bytes) -> Result<Bytes, HistoryError> {
+        let answer = self.query_pool.query(self.shared.views.latest(), request).await;
+        let answer = answer.map_err(|error| HistoryError(error.to_string()))?;
+        Ok(answer.map_err(|error| HistoryError(error.to_string()))?.body)
+    }
+
+    /// The value at the revision before the event's.
+    fn previous(&self, event: &WatchEvent) -> Option<Bytes> {
+        let range = RangeRequest {
+            key: event.key.clone(),
+            revision: event.revision - 1,
+            ..RangeRequest::default()
+        };
+        let etcd = InternalRaftRequest { range: Some(range), ..InternalRaftRequest::default() };
+        let request = kv::Request { kind: Some(kv::request::Kind::Etcd(etcd)) }.encode_to_vec();
+        let view = self.shared.views.latest();
+        match self.with_reader(|reader| reader.query(&view, &request)) {
+            Ok(answer) => {
+                let response = RangeResponse::decode(answer.body).ok()?;
+                Some(response.kvs.into_iter().next()?.encode_to_vec().into())
+            }
+            // It is compacted.
+            Err(QueryError::Rejected(_)) => None,
+            Err(error) => {
+                tracing::warn!(%error, "an event goes out without the value before it");
+                None
+            }
+        }
     }
 }

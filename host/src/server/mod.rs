@@ -27,10 +27,13 @@ use crate::limits;
 use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
+use crate::watch::Hub;
 
 /// How long clients may take to end their calls when the member stops. With the hand-over of the leadership it stays
 /// below the 1.5 s after which etcd's users expect the process to be gone.
 const CLIENT_GRACE: Duration = Duration::from_millis(200);
+/// How often watchers that want it are told of their progress; etcd's --watch-progress-notify-interval.
+const WATCH_PROGRESS_NOTIFY_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Why the server could not start, or had to end. Each says what to do.
 #[derive(Debug, Error)]
@@ -107,6 +110,8 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         member_id: identity.member_id,
         max_request_bytes: config.max_request_bytes,
         quota_backend_bytes: config.quota_backend_bytes,
+        election_timeout: Duration::from_millis(u64::from(config.election_timeout_ms)),
+        watch_progress_notify_interval: WATCH_PROGRESS_NOTIFY_INTERVAL,
     };
     let server = api::serve(clients, coordinators, settings)?;
 
@@ -180,8 +185,9 @@ fn coordinators(
 ) -> Result<Vec<Arc<ClientCoordinator>>, ServerError> {
     let query_pool = QueryPool::start(machine, shards)?;
     let snapshots = Arc::new(Semaphore::new(limits::CLIENT_SNAPSHOTS));
-    let coordinator = |shard| {
+    let coordinator = |(number, shard)| {
         Arc::new(ClientCoordinator {
+            watches: Hub::new(shared.node.feed.clone(), number),
             shared: shared.clone(),
             shard,
             reader: Mutex::new(machine.reader()),
@@ -189,7 +195,10 @@ fn coordinators(
             snapshots: snapshots.clone(),
         })
     };
-    Ok((0..shards).filter_map(|number| shared.node.shard(number)).map(coordinator).collect())
+    Ok((0..shards)
+        .filter_map(|number| Some((number, shared.node.shard(number)?)))
+        .map(coordinator)
+        .collect())
 }
 
 enum End {

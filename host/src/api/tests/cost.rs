@@ -8,6 +8,7 @@ use super::*;
 /// Answers everything at once, without looking at it.
 struct Nothing {
     body: Bytes,
+    watches: FakeHub,
 }
 
 impl Coordinator for Nothing {
@@ -63,6 +64,10 @@ impl Coordinator for Nothing {
             alarms: Vec::new(),
             errors: Vec::new(),
         }
+    }
+
+    fn watches(&self) -> &Hub {
+        &self.watches.0
     }
 
     fn members(&self) -> Vec<MemberInfo> {
@@ -122,7 +127,9 @@ fn cost_of_a_call() {
     let body = Bytes::from(response.encode_to_vec());
     let url = Url::parse("http://127.0.0.1:0").unwrap();
     let listeners = Listeners::bind(&[url], "listen-client-urls").unwrap();
-    let coordinators = (0..2).map(|_| Arc::new(Nothing { body: body.clone() })).collect();
+    let coordinators = (0..2)
+        .map(|_| Arc::new(Nothing { body: body.clone(), watches: FakeHub::default() }))
+        .collect();
     let server = serve(listeners, coordinators, SETTINGS).unwrap();
     let address = server.addresses()[0];
     for (name, path, message) in [

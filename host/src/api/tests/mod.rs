@@ -4,6 +4,7 @@ mod cost;
 mod grpc;
 mod hostile;
 mod http1;
+mod streams;
 mod unchanged_clients;
 
 use std::net::SocketAddr;
@@ -24,13 +25,17 @@ use super::{
     Server, Settings, SnapshotFile, Standing, serve,
 };
 use crate::config::Url;
+use crate::raft::EventFeed;
 use crate::runtime::{Admission, Rejection, Route};
+use crate::watch::Hub;
 
 pub(super) const SETTINGS: Settings = Settings {
     cluster_id: 0xc1,
     member_id: 0xa1,
     max_request_bytes: 1_572_864,
     quota_backend_bytes: 0,
+    election_timeout: Duration::from_millis(20),
+    watch_progress_notify_interval: Duration::from_secs(600),
 };
 
 /// A key of which `query` and `propose` do not answer until `release` is notified.
@@ -54,6 +59,17 @@ pub(super) struct Fake {
     /// Answers that were made for `KEY_THAT_IS_LARGE`.
     pub(super) large_answers: AtomicU64,
     pub(super) release: Notify,
+    pub(super) watches: FakeHub,
+}
+
+/// Of a store in which nothing happens.
+#[derive(Debug)]
+pub(super) struct FakeHub(Hub);
+
+impl Default for FakeHub {
+    fn default() -> FakeHub {
+        FakeHub(Hub::new(Arc::new(EventFeed::new(5, 1)), 0))
+    }
 }
 
 /// Counts a call that was dropped where it waited.
@@ -228,6 +244,10 @@ impl Coordinator for Fake {
             alarms: self.alarm.lock().unwrap().iter().copied().collect(),
             errors: Vec::new(),
         }
+    }
+
+    fn watches(&self) -> &Hub {
+        &self.watches.0
     }
 
     fn members(&self) -> Vec<MemberInfo> {
