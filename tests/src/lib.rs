@@ -15,3 +15,4 @@ pub mod etcd;
 pub mod load;
 #[cfg(test)]
 mod tidy;
+pub mod watching;

@@ -283,6 +283,10 @@ impl Sink for Responder<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Responder::poll_gone(self, cx)
     }
+
+    fn joins_messages(&self) -> bool {
+        true
+    }
 }
 
 fn response_with(

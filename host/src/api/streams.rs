@@ -33,6 +33,9 @@ use super::status::{Code, Status};
 use super::wire::{FRAME_PREFIX_BYTES, Frame};
 use crate::limits;
 
+/// What messages are joined to: the largest frame that every HTTP/2 client takes.
+const JOINED_BYTES: usize = 16 << 10;
+
 /// The request messages of one call.
 pub(super) struct Requests<'a>(Source<'a>);
 
@@ -170,6 +173,11 @@ pub(super) trait Sink: Send {
 
     /// Ready when nobody reads any more.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether messages may be sent as one frame. What is sent is then a stream of bytes.
+    fn joins_messages(&self) -> bool {
+        false
+    }
 }
 
 /// The response messages of one call.
@@ -201,6 +209,12 @@ impl<'a> Responses<'a> {
         }
     }
 
+    /// Leaves a message for the next `drive`, which sends small messages that wait together as one.
+    pub(super) fn push_later(&mut self, frame: Frame) {
+        self.queued_bytes += frame.bytes();
+        self.queue.push_back(frame);
+    }
+
     /// Sends what waits. Returns only when there is room again after there was none.
     ///
     /// # Errors
@@ -230,9 +244,35 @@ impl<'a> Responses<'a> {
         sent.unwrap_or(Err(Gone))
     }
 
+    /// Makes one frame of small ones that follow each other: each frame that HTTP/2 sends has its price.
+    fn join_small(&mut self) {
+        if self.queue.len() < 2 {
+            return;
+        }
+        let mut joined = VecDeque::new();
+        let mut small = BytesMut::new();
+        for frame in self.queue.drain(..) {
+            let is_small = frame.body.is_empty() && frame.head.len() < JOINED_BYTES;
+            if !small.is_empty() && (!is_small || small.len() + frame.head.len() > JOINED_BYTES) {
+                joined.push_back(Frame { head: small.split().freeze(), body: Bytes::new() });
+            }
+            match is_small {
+                true => small.extend_from_slice(&frame.head),
+                false => joined.push_back(frame),
+            }
+        }
+        if !small.is_empty() {
+            joined.push_back(Frame { head: small.freeze(), body: Bytes::new() });
+        }
+        self.queue = joined;
+    }
+
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         if self.is_gone {
             return Poll::Ready(Err(Gone));
+        }
+        if self.sink.joins_messages() {
+            self.join_small();
         }
         while let Some(frame) = self.queue.front_mut() {
             let before = frame.bytes();

@@ -153,7 +153,7 @@ fn send<C: Coordinator>(
         }
     };
     let header = service.header(revision as u64);
-    responses.push(Frame::response(&header, response.encode_to_vec().into()));
+    responses.push_later(Frame::response(&header, response.encode_to_vec().into()));
 }
 
 /// In several responses if one would have more than `most_bytes`, and more than one event.
@@ -188,7 +188,7 @@ fn send_events<C: Coordinator>(
             BytesMut::with_capacity(overhead + now.iter().map(|event| bytes(event)).sum::<usize>());
         body.put_slice(&response.encode_to_vec());
         now.iter().for_each(|event| put_event(&mut body, event, prev_kv));
-        responses.push(Frame::response(&header, body.freeze()));
+        responses.push_later(Frame::response(&header, body.freeze()));
     }
 }
 

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use prost::Message;
 use proto::instar::kv;
 
@@ -73,7 +72,7 @@ impl Hub {
         let answer = answer.map_err(|error| error.to_string())?;
         let page = kv::WatchPage::decode(answer).map_err(|error| error.to_string())?;
         let events = page.keys.iter().zip(page.rows).map(|(key, row)| {
-            WatchEvent::from_row(key, Bytes::from(row)).map(Arc::new).ok_or("a row is no event")
+            WatchEvent::from_row(key, row).map(Arc::new).ok_or("a row is no event")
         });
         Ok(Page {
             from,
@@ -90,7 +89,8 @@ impl State {
         for _ in 0..WATCHERS_AT_ONCE {
             let Some((next, key)) = self.lagging.first().copied() else { return Step::Rest };
             let covered = self.recent.front().is_some_and(|batch| batch.before < next);
-            if next <= self.revision && !covered {
+            let asks = self.watchers.get(&key).is_some_and(|watcher| watcher.asks_storage);
+            if asks || next <= self.revision && !covered {
                 return Step::Read(next);
             }
             self.tell_recent(key, next, history);
@@ -113,7 +113,8 @@ impl State {
         let reached: Vec<_> = reached.copied().collect();
         let mut told = Vec::new();
         for (next, key) in reached {
-            let Some(watcher) = self.watchers.get(&key) else { continue };
+            let Some(watcher) = self.watchers.get_mut(&key) else { continue };
+            watcher.asks_storage = false;
             if next < page.compacted {
                 let (stream, id) = (watcher.stream, watcher.id);
                 self.set_standing(key, Standing::Compacted);
@@ -211,6 +212,7 @@ impl<'s> Telling<'s> {
         if has_room {
             state.lagging.remove(&(watcher.next, key));
             watcher.next = watcher.next.max(next);
+            stream.reached = stream.reached.max(next - 1);
             state.lagging.insert((watcher.next, key));
             let events = pending.events.into();
             if let Some(message) = events_message(watcher, self.revision, &events, history) {

@@ -252,9 +252,11 @@ impl State {
             stream.future.insert((watcher.start_revision, key));
         }
         stream.push(WatchMessage::Created { id: watcher.id, revision });
+        stream.reached = stream.reached.max(revision);
         self.key_bytes += watcher.key_bytes();
         let is_past = watcher.start_revision != 0 && watcher.start_revision <= revision;
         watcher.next = watcher.start_revision.max(if is_past { 0 } else { revision + 1 });
+        watcher.asks_storage = is_past;
         self.synced.insert(&watcher.key, watcher.end.as_ref(), key);
         self.watchers.insert(key, watcher);
         if is_past {
@@ -417,7 +419,9 @@ impl State {
         let revision = self.revision;
         let Some(stream) = self.streams.get_mut(&number) else { return };
         match stream.progress_wanted {
-            Some(wanted) if wanted > revision => self.progress_wanted.push(number),
+            Some(wanted) if wanted.max(stream.reached) > revision => {
+                self.progress_wanted.push(number)
+            }
             Some(_) => {
                 stream.progress_wanted = None;
                 if stream.is_synced(revision) {

@@ -70,6 +70,9 @@ pub struct Stream {
     pub future: BTreeSet<(i64, WatcherKey)>,
     /// Those who want to be notified of progress now and then.
     pub notified: BTreeSet<WatcherKey>,
+    /// The highest revision that it has been told of in any way. Less than that is never promised: a client resumes
+    /// behind what it was promised last.
+    pub reached: i64,
     /// A request for progress that is answered once the hub has come to this revision.
     pub progress_wanted: Option<i64>,
     pub ready: Arc<Notify>,

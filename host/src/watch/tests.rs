@@ -129,6 +129,17 @@ struct Reader<'h> {
 }
 
 impl Reader<'_> {
+    /// For progress, after a cancellation now and then.
+    fn ask(&mut self, random: &mut StdRng) {
+        if let Some(id) = self.clients.keys().next().copied()
+            && random.random_range(0..3) == 0
+        {
+            self.stream.cancel(id);
+        }
+        self.stream.request_progress();
+        self.stream.notify_progress();
+    }
+
     /// Takes messages, and checks what each of them promises.
     fn read(&mut self, rows: &Rows, most: usize) {
         for _ in 0..most {
@@ -205,6 +216,25 @@ fn random_request(random: &mut StdRng, revision: i64) -> WatchRequest {
     }
 }
 
+/// One batch of a few revisions, of which the hub may not be given the events.
+fn write_some(random: &mut StdRng, rows: &Rows, feed: &EventFeed) {
+    let (mut events, mut revision) = (Vec::new(), feed.revision());
+    for _ in 0..random.random_range(1..4) {
+        revision += 1;
+        let change = |key| {
+            let bytes = match random.random_range(0..20) {
+                0 => limits::WATCH_STREAM_QUEUE_BYTES / 2,
+                _ => 10,
+            };
+            (format!("k{}", key * 2), random.random_range(0..4) == 0, bytes)
+        };
+        let changes: Vec<_> = (0..1 + revision % 3).map(change).collect();
+        events.extend(rows.write(revision, &changes));
+    }
+    let is_lost = random.random_range(0..10) == 0;
+    feed.publish(revision as u64, (!is_lost).then_some(events));
+}
+
 /// Random writes, watchers, readers of every speed, lost batches: all is told once and in order, and every promise kept.
 #[tokio::test]
 async fn whatever_happens_all_is_told_once_and_in_order() {
@@ -229,39 +259,12 @@ async fn whatever_happens_all_is_told_once_and_in_order() {
                         readers[at].stream.create(&request);
                         readers[at].created.push_back(request);
                     }
-                    4 => {
-                        for reader in &mut readers {
-                            if let Some(id) = reader.clients.keys().next().copied()
-                                && random.random_range(0..3) == 0
-                            {
-                                reader.stream.cancel(id);
-                            }
-                            reader.stream.request_progress();
-                            reader.stream.notify_progress();
-                        }
-                    }
+                    4 => readers.iter_mut().for_each(|reader| reader.ask(&mut random)),
                     5 => {
                         let most = random.random_range(0..20);
                         readers.iter_mut().for_each(|reader| reader.read(&rows, most));
                     }
-                    _ => {
-                        let (mut events, mut revision) = (Vec::new(), feed.revision());
-                        for _ in 0..random.random_range(1..4) {
-                            revision += 1;
-                            let changes: Vec<_> = (0..random.random_range(1..4))
-                                .map(|key| {
-                                    let bytes = match random.random_range(0..20) {
-                                        0 => limits::WATCH_STREAM_QUEUE_BYTES / 2,
-                                        _ => 10,
-                                    };
-                                    (format!("k{}", key * 2), random.random_range(0..4) == 0, bytes)
-                                })
-                                .collect();
-                            events.extend(rows.write(revision, &changes));
-                        }
-                        let is_lost = random.random_range(0..10) == 0;
-                        feed.publish(revision as u64, (!is_lost).then_some(events));
-                    }
+                    _ => write_some(&mut random, &rows, &feed),
                 }
                 if random.random() {
                     tokio::task::yield_now().await;
@@ -324,6 +327,46 @@ async fn what_is_compacted_is_said_to_be_and_ids_stay_taken() {
     assert!(matches!(stream.pop(), Some(WatchMessage::Canceled { id: 0, .. })));
     assert!(matches!(stream.pop(), Some(WatchMessage::Progress { id: -1, revision: 9 })));
     assert!(stream.pop().is_none());
+}
+
+/// That the events are still in memory is no reason to tell of what etcd would refuse to tell of.
+#[tokio::test]
+async fn recent_batches_do_not_hide_a_compaction() {
+    let (feed, rows) = (Arc::new(EventFeed::new(1, 1)), Rows::default());
+    let hub = Hub::new(feed.clone(), 0);
+    let stream = hub.open();
+    stream.create(&WatchRequest { key: "k".into(), ..Default::default() });
+    for revision in 2..10 {
+        let events = rows.write(revision, &[("k".into(), false, 1)]);
+        feed.publish(revision as u64, Some(events));
+    }
+    let mut messages: Vec<WatchMessage> = Vec::new();
+    let read = async {
+        while messages.len() < 9 {
+            stream.ready().await;
+            messages.extend(std::iter::from_fn(|| stream.pop()));
+        }
+        *rows.compacted.lock().unwrap() = 5;
+        for start_revision in [4, 5] {
+            stream.create(&WatchRequest { key: "k".into(), start_revision, ..Default::default() });
+        }
+        while messages.len() < 13 {
+            stream.ready().await;
+            messages.extend(std::iter::from_fn(|| stream.pop()));
+        }
+    };
+    tokio::select! {
+        () = hub.run(&rows) => panic!("the feed ended"),
+        () = read => {}
+    }
+    let compacted =
+        |it: &WatchMessage| matches!(it, WatchMessage::Compacted { id: 1, compact_revision: 5 });
+    assert!(messages.iter().any(compacted), "{messages:?}");
+    let told = messages.iter().find_map(|message| match message {
+        WatchMessage::Events { id: 2, events, .. } => Some(events.len()),
+        _ => None,
+    });
+    assert_eq!(told, Some(5), "{messages:?}");
 }
 
 #[test]

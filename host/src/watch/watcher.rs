@@ -51,6 +51,8 @@ pub struct Watcher {
     /// The first revision that its stream's outbox does not cover yet.
     pub next: i64,
     pub standing: Standing,
+    /// Whether the storage has yet to say that where it begins is not compacted: the recent batches do not know.
+    pub asks_storage: bool,
     pub prev_kv: bool,
     pub fragment: bool,
     pub progress_notify: bool,
@@ -81,6 +83,7 @@ impl Watcher {
             start_revision: request.start_revision,
             next: request.start_revision,
             standing: Standing::Synced,
+            asks_storage: false,
             prev_kv: request.prev_kv,
             fragment: request.fragment,
             progress_notify: request.progress_notify,

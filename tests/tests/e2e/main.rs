@@ -10,6 +10,7 @@ mod raw;
 mod shapes;
 mod starting;
 mod surviving;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -59,5 +60,14 @@ fn main() -> ExitCode {
         hostile::oversized_requests,
         hostile::idle_connections,
         hostile::a_client_that_never_reads,
+        watch::same_streams,
+        watch::etcds_tools_work,
+        watch::requests_and_responses_are_etcds,
+        watch::etcds_known_bugs,
+        watch::no_leader_ends_the_stream,
+        watch::promises_hold_under_kills,
+        watch::a_reader_that_stops,
+        watch::ten_thousand_streams,
+        watch::a_stream_of_many_watchers,
     ])
 }

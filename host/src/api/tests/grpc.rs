@@ -245,7 +245,7 @@ async fn the_size_of_a_request_is_limited() {
 async fn what_is_not_served_is_unimplemented() {
     let running = start();
     for (path, message) in [
-        ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
+        ("/etcdserverpb.Auth/AuthStatus", "unknown service etcdserverpb.Auth"),
         (
             "/etcdserverpb.Maintenance/Fragment",
             "unknown method Fragment for service etcdserverpb.Maintenance",
