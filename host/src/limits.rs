@@ -175,3 +175,8 @@ pub const WAITING_LOG_LINES: usize = 8_192;
 pub const LOG_LINE_BYTES: usize = 16 << 10;
 /// How long the process waits, as it ends, for its last lines to be written.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+// --- config -------------------------------------------------------------------------------------------------------
+
+/// A configuration file, in bytes.
+pub const CONFIG_FILE_BYTES: u64 = 1 << 20;
