@@ -21,6 +21,7 @@ use super::status::{Code, Status};
 use super::unread::Unread;
 use super::wire::{FRAME_PREFIX_BYTES, Frame};
 use crate::limits;
+use crate::metrics::Call;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// The h2 crate copies DATA frames below 256 bytes into its output buffer, and writes each longer one with a system call
@@ -170,11 +171,17 @@ pub(super) struct Responder<'a> {
     /// There once the headers are sent.
     stream: Option<SendStream<Bytes>>,
     unread: &'a Unread,
+    /// Counts what is sent.
+    meter: Call<'a>,
 }
 
 impl<'a> Responder<'a> {
-    pub(super) fn new(response: SendResponse<Bytes>, unread: &'a Unread) -> Responder<'a> {
-        Responder { content_type: GRPC, response, stream: None, unread }
+    pub(super) fn new(
+        response: SendResponse<Bytes>,
+        unread: &'a Unread,
+        meter: Call<'a>,
+    ) -> Responder<'a> {
+        Responder { content_type: GRPC, response, stream: None, unread, meter }
     }
 
     /// Answers with the client's subtype of `application/grpc`.
@@ -198,6 +205,7 @@ impl<'a> Responder<'a> {
 
     /// Sends one message of the response, as soon as the client has room for it.
     pub(super) async fn message(&mut self, frame: Frame) -> Result<(), Gone> {
+        self.meter.sent(frame.bytes().saturating_sub(FRAME_PREFIX_BYTES));
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {

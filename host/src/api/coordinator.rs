@@ -43,6 +43,11 @@ pub trait Coordinator: Send + Sync + 'static {
 
     fn status(&self) -> NodeStatus;
 
+    /// Requests of all clients of this member that wait for their outcome.
+    fn pending_proposals(&self) -> u64 {
+        0
+    }
+
     /// The members of the cluster, in the order of their ids.
     fn members(&self) -> Vec<MemberInfo>;
 

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -21,6 +21,7 @@ use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
 use super::{Settings, kv, services};
 use crate::limits;
+use crate::metrics::{Call, Calls};
 
 /// What all calls of one client runtime share.
 pub(super) struct Service<C> {
@@ -30,6 +31,10 @@ pub(super) struct Service<C> {
     pub(super) large_messages: Arc<Semaphore>,
     /// True once the server has begun to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    /// What the metrics tell of calls, of all threads.
+    pub(super) calls: Arc<Calls>,
+    /// The number of this service's thread.
+    pub(super) thread: usize,
 }
 
 impl<C: Coordinator> Service<C> {
@@ -41,6 +46,11 @@ impl<C: Coordinator> Service<C> {
             revision,
             raft_term: self.coordinator.standing().raft_term,
         }
+    }
+
+    /// The most bytes of a message as the gateway gets it.
+    pub(super) fn most_json_bytes(&self) -> usize {
+        self.most_message_bytes() * limits::GATEWAY_JSON_FACTOR
     }
 
     fn most_message_bytes(&self) -> usize {
@@ -118,7 +128,8 @@ pub(super) async fn serve<C: Coordinator>(
     response: SendResponse<Bytes>,
 ) {
     let (head, body) = request.into_parts();
-    let mut responder = Responder::new(response, &unread);
+    let meter = service.calls.begin(service.thread, head.uri.path());
+    let mut responder = Responder::new(response, &unread, meter);
     let content_type = head.headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     let Some(subtype) = content_subtype(content_type) else {
         return responder.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &no_grpc(content_type));
@@ -130,8 +141,9 @@ pub(super) async fn serve<C: Coordinator>(
         Ok(deadline) => deadline,
         Err((code, status)) => return responder.refuse(code, &status),
     };
+    let started = Instant::now();
     let outcome = {
-        let run = run(&service, &head, body, &mut responder);
+        let run = run(&service, &head, body, &mut responder, meter);
         match deadline {
             Some(deadline) => match tokio::time::timeout(deadline, run).await {
                 Ok(outcome) => outcome,
@@ -140,6 +152,17 @@ pub(super) async fn serve<C: Coordinator>(
             None => run.await,
         }
     };
+    let took = started.elapsed();
+    let code = match &outcome {
+        Ok(Ok(())) => 0,
+        Ok(Err(status)) => status.code,
+        Err(Gone) => Code::Cancelled as u32,
+    };
+    meter.handled(code, took);
+    if took > service.settings.grpc.warning_duration && meter.is_unary() {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(path = head.uri.path(), took_ms, code, "a request took long");
+    }
     match outcome {
         Ok(result) => responder.finish(result),
         Err(Gone) => responder.reset(),
@@ -191,6 +214,7 @@ async fn run<C: Coordinator>(
     head: &request::Parts,
     mut body: RecvStream,
     responder: &mut Responder<'_>,
+    meter: Call<'_>,
 ) -> Result<Result<(), Status>, Gone> {
     let path = head.uri.path();
     let Some(method) = Method::find(path) else { return Ok(Err(no_such_method(path))) };
@@ -209,6 +233,7 @@ async fn run<C: Coordinator>(
         Ok(received) => received,
         Err(status) => return Ok(Err(status)),
     };
+    meter.received(message.bytes.len());
     let (headers, message) = (&head.headers, &message.bytes);
     match method {
         Method::RangeStream => {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listener -> serve (threads) -> connection -> grpc -> call (HTTP/2 stream) -> kv | services -> Coordinator
-//!                                          \-> http1
+//!                                          \-> http1 -> health | debug | gateway -> grpc, in this process
 //! ```
 //!
 //! - It holds no replicated state. Everything it knows it asks its `Coordinator` for.
@@ -10,10 +10,16 @@
 //! - Whatever bytes a client sends: an error or back-pressure, never a panic, never memory without a limit.
 
 mod call;
+mod client_stream;
 mod connection;
 mod coordinator;
+mod debug;
+mod descriptors;
+mod gateway;
 mod grpc;
+mod health;
 mod http1;
+mod keepalive;
 mod kv;
 mod listener;
 mod prefixed;
@@ -29,8 +35,10 @@ pub use coordinator::{
     Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
     Standing,
 };
-pub use listener::{BindError, Listeners};
+pub use listener::{BindError, Listeners, Purpose};
 pub use serve::{ServeError, Server, serve};
+
+use crate::config::{GrpcConfig, HttpConfig};
 
 /// What the API has to know of this member beside what its coordinator tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,4 +49,6 @@ pub struct Settings {
     pub max_request_bytes: u32,
     /// As the flag has it: 0 is etcd's default.
     pub quota_backend_bytes: i64,
+    pub http: HttpConfig,
+    pub grpc: GrpcConfig,
 }

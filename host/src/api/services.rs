@@ -16,7 +16,7 @@ use super::wire::{Frame, ResponseHeader};
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 
 /// etcd's quota when the flag is 0.
-const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
+pub(super) const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 /// Maintenance.Status: this member's own view, which needs no leader.
 pub(super) fn status<C: Coordinator>(

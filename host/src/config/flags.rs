@@ -225,7 +225,7 @@ pub(super) static FLAGS: &[Flag] = &[
             Member,
             Unsigned32,
             "4294967295",
-            "The most calls that a client may have open on one connection. More than 1000 are never granted.",
+            "The most calls that a client may have open on one connection. More than 4096 are never granted.",
         )
     },
     flag(

@@ -19,6 +19,7 @@ use prost::Message;
 
 use super::types::{self, Entry, TypeConfig};
 use crate::limits;
+use crate::metrics::metrics;
 use crate::storage::{Log, LogBatch};
 
 /// One thing to write.
@@ -116,6 +117,8 @@ impl Writer {
     }
 
     fn write(&mut self, transaction: Transaction) {
+        let _timer = metrics().wal_fsync_seconds.start_timer();
+        metrics().wal_write_bytes.add(i64::try_from(transaction.bytes).unwrap_or(i64::MAX));
         if self.failure.is_none()
             && let Err(error) = self.log.write(&transaction.batch)
         {

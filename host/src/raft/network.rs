@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -19,6 +19,7 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use prost::Message;
 use proto::instar::peer as pb;
 use proto::instar::peer::peer_client::PeerClient;
 use thiserror::Error;
@@ -29,6 +30,7 @@ use super::snapshot_stream;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{self, Command, DecodeError, Member, TypeConfig, Vote};
 use crate::limits;
+use crate::metrics::{member_label, metrics};
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -232,6 +234,11 @@ impl Connection {
         self.peers.client_at(self.target, &self.node, self.purpose)
     }
 
+    /// Counts a message that did not get through.
+    fn failed(&self) {
+        metrics().peer_sent_failures.with_label_values(&[&member_label(self.target)]).inc();
+    }
+
     fn vote_request(&self, request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {
         pb::VoteRequest {
             identity: Some(self.peers.identity(self.target)),
@@ -252,8 +259,14 @@ impl Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let identity = self.peers.identity(self.target);
-        let requests = input.map(move |request| append_request(&request, &identity));
-        let responses = self.client()?.append(requests).await?.into_inner();
+        let sent = metrics().peer_sent_bytes.with_label_values(&[&member_label(self.target)]);
+        let requests = input.map(move |request| {
+            let message = append_request(&request, &identity);
+            sent.inc_by(message.encoded_len() as u64);
+            message
+        });
+        let responses =
+            self.client()?.append(requests).await.inspect_err(|_| self.failed())?.into_inner();
         let results = responses.map(|response| {
             let response = response.map_err(PeerError::from)?;
             Ok(append_result(response).map_err(PeerError::from)?)
@@ -322,7 +335,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let mut results = self.append_stream(futures_util::stream::iter([request])).await?;
             Ok::<_, PeerError>(results.next().await)
         };
-        Ok(match within(option.hard_ttl(), exchange).await? {
+        let to = member_label(self.target);
+        let started = Instant::now();
+        let answer = within(option.hard_ttl(), exchange).await.inspect_err(|_| self.failed())?;
+        let round_trip = metrics().peer_round_trip_seconds.with_label_values(&[&to]);
+        round_trip.observe(started.elapsed().as_secs_f64());
+        Ok(match answer {
             Some(result) => match result? {
                 Ok(log_id) if log_id == sent => AppendEntriesResponse::Success,
                 Ok(log_id) => AppendEntriesResponse::PartialSuccess(log_id),

@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
 };
+use prost::Message;
 use proto::instar::peer as pb;
 use proto::instar::peer::peer_server::{Peer, PeerServer};
 use tokio::sync::mpsc;
@@ -27,6 +28,7 @@ use super::proposer::Proposal;
 use super::types::{self, DecodeError, Raft, TypeConfig};
 use super::{read_index, snapshot_stream};
 use crate::limits;
+use crate::metrics::{member_label, metrics};
 
 /// What answers the peers.
 pub struct PeerService {
@@ -186,7 +188,9 @@ impl Peer for PeerService {
         let (refusals, mut refused) = mpsc::channel(1);
         let requests = request.into_inner().map(move |message| {
             let message = message?;
-            doorkeeper.admit(message.identity.as_ref())?;
+            let from = doorkeeper.admit(message.identity.as_ref())?;
+            let received = metrics().peer_received_bytes.with_label_values(&[&member_label(from)]);
+            received.inc_by(message.encoded_len() as u64);
             progress.leader_seen(Duration::ZERO);
             append_request(message).map_err(invalid)
         });

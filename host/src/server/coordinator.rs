@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::query_pool::QueryPool;
 use crate::api::{Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError, Standing};
+use crate::metrics::metrics;
 use crate::raft::{self, Node, Shard};
 use crate::runtime::{Admission, Answer, QueryError, Reader};
 use crate::storage::Views;
@@ -58,7 +59,8 @@ impl Coordinator for ClientCoordinator {
     }
 
     async fn propose(&self, request: Bytes) -> Result<Proposed, RequestError> {
-        let outcome = self.shard.propose(request).await?;
+        let outcome = self.shard.propose(request).await;
+        let outcome = outcome.inspect_err(|_| metrics().proposals_failed.inc())?;
         match outcome.response {
             Ok(body) => Ok(Proposed { revision: outcome.revision, body }),
             Err(rejection) => Err(RequestError::Rejected(rejection)),
@@ -76,7 +78,8 @@ impl Coordinator for ClientCoordinator {
     }
 
     async fn read_index(&self) -> Result<(), RequestError> {
-        Ok(self.shard.read_index().await?)
+        let confirmed = self.shard.read_index().await;
+        Ok(confirmed.inspect_err(|_| metrics().read_indexes_failed.inc())?)
     }
 
     /// The machine compacts in steps that the log carries, so nothing is left once it has no upkeep left.
@@ -105,6 +108,11 @@ impl Coordinator for ClientCoordinator {
             alarms: Vec::new(),
             errors: Vec::new(),
         }
+    }
+
+    fn pending_proposals(&self) -> u64 {
+        let shards = (0..).map_while(|number| self.node.shard(number));
+        shards.map(|shard| shard.pending() as u64).sum()
     }
 
     fn members(&self) -> Vec<MemberInfo> {

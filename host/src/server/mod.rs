@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use self::coordinator::ClientCoordinator;
 use self::query_pool::QueryPool;
-use crate::api::{self, BindError, Listeners, ServeError};
+use crate::api::{self, BindError, Listeners, Purpose, ServeError};
 use crate::config::{ClusterState, Config, Url};
 use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
@@ -59,7 +59,8 @@ pub enum ServerError {
 
 /// Runs a member until it is told to stop, or fails.
 pub fn run(config: Config) -> Result<(), ServerError> {
-    let clients = Listeners::bind(&config.listen_client_urls, "listen-client-urls")?;
+    raise_file_limit();
+    let clients = listen(&config)?;
     let peers = Listeners::bind(&config.listen_peer_urls, "listen-peer-urls")?;
     let data = open_data(&config)?;
     let identity = *data.identity();
@@ -90,6 +91,8 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         member_id: identity.member_id,
         max_request_bytes: config.max_request_bytes,
         quota_backend_bytes: config.quota_backend_bytes,
+        http: config.http.clone(),
+        grpc: config.grpc.clone(),
     };
     let server = api::serve(clients, coordinators, settings)?;
 
@@ -99,6 +102,32 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     match end {
         End::Asked => Ok(()),
         End::Failed(reason) => Err(ServerError::Failed(reason)),
+    }
+}
+
+/// Everything that clients are served on.
+fn listen(config: &Config) -> Result<Listeners, BindError> {
+    let http = &config.http;
+    let purpose = match http.listen_http_urls.is_empty() {
+        true => Purpose::Everything,
+        false => Purpose::GrpcOnly,
+    };
+    Listeners::default()
+        .and(&config.listen_client_urls, "listen-client-urls", purpose)?
+        .and(&http.listen_http_urls, "listen-client-http-urls", Purpose::HttpOnly)?
+        .and(&http.listen_metrics_urls, "listen-metrics-urls", Purpose::MetricsOnly)
+}
+
+/// Takes as many open files as the system allows, as Go's runtime does: each client is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files cannot be raised");
     }
 }
 

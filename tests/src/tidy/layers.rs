@@ -6,13 +6,14 @@ const HOST: &str = "host/src/";
 
 /// The host's modules from left to right. A module may use those to its right; those of one group may
 /// use each other.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["server"],
     &["api"],
     &["raft"],
     &["runtime"],
     &["storage"],
+    &["metrics"],
     &["logging"],
     &["config"],
     &["limits"],
@@ -20,13 +21,15 @@ const LAYERS: [&[&str]; 9] = [
 
 /// Foreign crates, and the modules of the host that may name them. Raft's peer transport is the one
 /// other place that speaks gRPC.
-const WALLS: [(&[&str], &[&str]); 4] = [
+const WALLS: [(&[&str], &[&str]); 6] = [
     (
         &["tonic", "hyper", "hyper_util", "h2"],
         &["api", "raft/network", "raft/peer_service", "raft/snapshot_stream", "raft/node"],
     ),
     (&["wasmtime"], &["runtime"]),
     (&["openraft"], &["raft"]),
+    (&["prometheus"], &["metrics"]),
+    (&["prost_reflect", "tokio_tungstenite"], &["api"]),
     (&["redb", "imbl"], &["storage"]),
 ];
 

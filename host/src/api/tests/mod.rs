@@ -23,7 +23,7 @@ use super::{
     Alarm, Answered, Coordinator, Listeners, MemberInfo, NodeStatus, Proposed, RequestError,
     Server, Settings, Standing, serve,
 };
-use crate::config::Url;
+use crate::config::{GrpcConfig, HttpConfig, Url};
 use crate::runtime::{Admission, Rejection, Route};
 
 pub(super) const SETTINGS: Settings = Settings {
@@ -31,6 +31,21 @@ pub(super) const SETTINGS: Settings = Settings {
     member_id: 0xa1,
     max_request_bytes: 1_572_864,
     quota_backend_bytes: 0,
+    http: HttpConfig {
+        listen_http_urls: Vec::new(),
+        listen_metrics_urls: Vec::new(),
+        gateway: true,
+        cors: Vec::new(),
+        host_whitelist: Vec::new(),
+    },
+    grpc: GrpcConfig {
+        max_concurrent_streams: u32::MAX,
+        keepalive_min_time: Duration::from_secs(5),
+        keepalive_interval: Duration::from_secs(7_200),
+        keepalive_timeout: Duration::from_secs(20),
+        extensive_metrics: true,
+        warning_duration: Duration::from_millis(300),
+    },
 };
 
 /// A key of which `query` and `propose` do not answer until `release` is notified.
