@@ -4,22 +4,30 @@
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
-use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Serializer, json};
 
 use super::super::status::{Code, Status};
 
-/// Finds JSON values in a sequence of bytes that arrives bit by bit.
+/// Finds JSON objects in a sequence of bytes that arrives bit by bit. Each byte is looked at once, and only for where
+/// objects end: whether one is right, `decode` says.
 #[derive(Debug)]
 pub(super) struct Values {
     buffer: BytesMut,
     /// Of one value.
     most_bytes: usize,
+    /// How far the buffer has been looked at.
+    scanned: usize,
+    /// Brackets that are open there.
+    depth: usize,
+    in_string: bool,
+    /// Whether the byte before was a backslash that counts.
+    escaped: bool,
 }
 
 impl Values {
     pub(super) fn new(most_bytes: usize) -> Values {
-        Values { buffer: BytesMut::new(), most_bytes }
+        let buffer = BytesMut::new();
+        Values { buffer, most_bytes, scanned: 0, depth: 0, in_string: false, escaped: false }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
@@ -29,25 +37,52 @@ impl Values {
     /// The next value, if it is there as a whole.
     ///
     /// # Errors
-    /// What can be no JSON, or is too long.
+    /// What can be no message, or is too long.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        let mut values = Deserializer::from_slice(&self.buffer).into_iter::<IgnoredAny>();
-        let next = values.next();
-        let end = values.byte_offset();
-        match next {
-            Some(Ok(IgnoredAny)) => Ok(Some(self.buffer.split_to(end).freeze())),
-            Some(Err(error)) if !error.is_eof() => Err(invalid(&error)),
-            _ if self.buffer.len() > self.most_bytes => Err(Status::new(
+        if self.scanned == 0 {
+            let blank = self.buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            self.buffer.advance(blank);
+            match self.buffer.first() {
+                None => return Ok(None),
+                Some(b'{') => {}
+                Some(other) => {
+                    let token = char::from(*other);
+                    let text = format!("proto: syntax error (line 1:1): unexpected token {token}");
+                    return Err(Status::new(Code::InvalidArgument, text));
+                }
+            }
+        }
+        while let Some(byte) = self.buffer.get(self.scanned).copied() {
+            self.scanned += 1;
+            if self.is_end(byte) {
+                let end = std::mem::take(&mut self.scanned);
+                return Ok(Some(self.buffer.split_to(end).freeze()));
+            }
+        }
+        match self.buffer.len() > self.most_bytes {
+            true => Err(Status::new(
                 Code::ResourceExhausted,
                 format!("instar: a JSON value of more than {} bytes", self.most_bytes),
             )),
-            Some(Err(_)) => Ok(None),
-            None => {
-                // Nothing but white space.
-                self.buffer.advance(self.buffer.len());
-                Ok(None)
-            }
+            false => Ok(None),
         }
+    }
+
+    /// Whether an object ends with this byte.
+    fn is_end(&mut self, byte: u8) -> bool {
+        match byte {
+            _ if std::mem::take(&mut self.escaped) => {}
+            b'\\' if self.in_string => self.escaped = true,
+            b'"' => self.in_string = !self.in_string,
+            _ if self.in_string => {}
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => {
+                self.depth -= 1;
+                return self.depth == 0;
+            }
+            _ => {}
+        }
+        false
     }
 
     /// Says whether the bytes may end here.
@@ -55,7 +90,7 @@ impl Values {
     /// # Errors
     /// A value that has begun.
     pub(super) fn end(&self) -> Result<(), Status> {
-        match self.buffer.iter().all(u8::is_ascii_whitespace) {
+        match self.buffer.is_empty() {
             true => Ok(()),
             false => Err(Status::new(Code::InvalidArgument, "unexpected EOF")),
         }
@@ -194,7 +229,7 @@ mod tests {
 
     #[test]
     fn values_are_found_however_they_are_cut() {
-        let text = "{\"a\":1} \n{\"b\":\"}\"}[2]  ";
+        let text = "{\"a\":1} \n{\"b\":\"}\\\\\\\"}\",\"c\":[{}]}{}  ";
         for cut in 1..text.len() {
             let mut values = Values::new(100);
             let mut found = Vec::new();
@@ -204,7 +239,7 @@ mod tests {
                     found.push(String::from_utf8(value.to_vec()).unwrap().trim().to_owned());
                 }
             }
-            assert_eq!(found, ["{\"a\":1}", "{\"b\":\"}\"}", "[2]"], "{cut}");
+            assert_eq!(found, ["{\"a\":1}", "{\"b\":\"}\\\\\\\"}\",\"c\":[{}]}", "{}"], "{cut}");
             assert_eq!(values.end(), Ok(()));
         }
         let mut values = Values::new(4);

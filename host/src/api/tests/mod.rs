@@ -1,6 +1,7 @@
 //! The whole API over real sockets, against a coordinator that makes its answers up.
 
 mod cost;
+mod gateway;
 mod grpc;
 mod hostile;
 mod http1;
