@@ -26,6 +26,7 @@ mod prefixed;
 mod serve;
 mod services;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod unread;

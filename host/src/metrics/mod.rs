@@ -44,7 +44,6 @@ pub struct Metrics {
     pub leader_changes: IntCounter,
     pub proposals_failed: IntCounter,
     pub read_indexes_failed: IntCounter,
-    pub slow_read_indexes: IntCounter,
     pub peer_sent_bytes: IntCounterVec,
     pub peer_received_bytes: IntCounterVec,
     pub peer_sent_failures: IntCounterVec,
@@ -144,10 +143,6 @@ impl Metrics {
             read_indexes_failed: to.counter(
                 "etcd_server_read_indexes_failed_total",
                 "The total number of failed read indexes seen.",
-            ),
-            slow_read_indexes: to.counter(
-                "etcd_server_slow_read_indexes_total",
-                "The total number of pending read indexes not in sync with leader's or timed out read index requests.",
             ),
             peer_sent_bytes: to.counters(
                 "etcd_network_peer_sent_bytes_total",

@@ -5,6 +5,7 @@ mod gateway;
 mod grpc;
 mod hostile;
 mod http1;
+mod streams;
 mod unchanged_clients;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use super::{
     Server, Settings, Standing, serve,
 };
 use crate::config::{GrpcConfig, HttpConfig, Url};
+use crate::metrics::Calls;
 use crate::runtime::{Admission, Rejection, Route};
 
 pub(super) const SETTINGS: Settings = Settings {
