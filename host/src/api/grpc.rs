@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method as HttpMethod, Request, StatusCode, request};
 use tokio::sync::{Semaphore, watch};
 
-use super::call::{self, Gone, Responder};
+use super::call::{self, Encoding, Gone, Responder};
 use super::coordinator::{Coordinator, RequestError, Standing};
 use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
@@ -227,17 +227,19 @@ async fn run<C: Coordinator>(
 ) -> Result<Result<(), Status>, Gone> {
     let path = head.uri.path();
     let Some(method) = Method::find(path) else { return Ok(Err(no_such_method(path))) };
-    if let Err(status) = check_encoding(&head.headers) {
-        return Ok(Err(status));
-    }
+    let encoding = match Encoding::of(&head.headers) {
+        Ok(encoding) => encoding,
+        Err(status) => return Ok(Err(status)),
+    };
     if method.is_stream() {
-        return stream(service, method, &head.headers, body, (responder, meter)).await;
+        return stream(service, method, &head.headers, (body, encoding), (responder, meter)).await;
     }
     let unread = responder.unread();
     let receive = async {
         let turn = unread.turn().await;
         let most_bytes = service.most_message_bytes();
-        let message = call::receive(&mut body, most_bytes, &service.large_messages).await?;
+        let message =
+            call::receive(&mut body, most_bytes, &service.large_messages, encoding).await?;
         Ok((turn, message))
     };
     // The turn ends with the call.
@@ -266,11 +268,12 @@ async fn stream<C: Coordinator>(
     service: &Service<C>,
     method: Method,
     headers: &HeaderMap,
-    body: RecvStream,
+    (body, encoding): (RecvStream, Encoding),
     (responder, meter): (&mut Responder<'_>, Call<'_>),
 ) -> Result<Result<(), Status>, Gone> {
     let most_bytes = service.most_message_bytes();
-    let mut requests = Requests::http2(body, most_bytes, &service.large_messages, meter);
+    let mut requests =
+        Requests::http2((body, encoding), most_bytes, &service.large_messages, meter);
     let mut responses = Responses::new(responder);
     serve_stream(service, method, headers, &mut requests, &mut responses).await
 }
@@ -343,18 +346,6 @@ async fn answer<C: Coordinator>(
         return Err(Status::new(Code::ResourceExhausted, message));
     }
     Ok(frame)
-}
-
-fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
-    match headers.get("grpc-encoding").map(|encoding| encoding.as_bytes()) {
-        None | Some(b"" | b"identity") => Ok(()),
-        Some(encoding) => {
-            let encoding = String::from_utf8_lossy(encoding);
-            let message =
-                format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
-            Err(Status::new(Code::Unimplemented, message))
-        }
-    }
 }
 
 /// What etcd's interceptors ask of every call to its services (server/etcdserver/api/v3rpc/interceptor.go).

@@ -32,10 +32,10 @@ pub(super) async fn health<C: Coordinator>(service: &Service<C>, query: &Query) 
         serde_json::Value::from(reason.as_str())
     );
     if is_healthy {
-        metrics().health_success.inc();
+        metrics().health.success.inc();
         return answer(StatusCode::OK, TEXT, body);
     }
-    metrics().health_failures.inc();
+    metrics().health.failures.inc();
     tracing::warn!(output = body, "status-code" = 503, "/health error");
     error(StatusCode::SERVICE_UNAVAILABLE, &body)
 }
@@ -107,8 +107,8 @@ impl Check {
     fn record(self, path: &str, is_ok: bool) {
         let kind = if path.starts_with("/livez") { "livez" } else { "readyz" };
         let status = if is_ok { "success" } else { "error" };
-        metrics().healthcheck.with_label_values(&[kind, self.name()]).set(is_ok.into());
-        metrics().healthchecks.with_label_values(&[kind, self.name(), status]).inc();
+        metrics().health.check.with_label_values(&[kind, self.name()]).set(is_ok.into());
+        metrics().health.checks.with_label_values(&[kind, self.name(), status]).inc();
     }
 
     async fn run<C: Coordinator>(self, service: &Service<C>) -> Result<(), String> {

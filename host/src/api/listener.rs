@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -137,8 +138,11 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 fn bind_unix(path: &Path) -> io::Result<Listening> {
     match UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        // A file that is no socket refuses connections as well.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)?
+            if std::fs::symlink_metadata(path)?.file_type().is_socket() {
+                std::fs::remove_file(path)?;
+            }
         }
         // Most of the time there is nothing; whatever else there is, binding will say.
         Err(_) => {}

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::call::{self, Gone};
+use super::call::{self, Encoding, Gone};
 use super::status::{Code, Status};
 use super::wire::{FRAME_PREFIX_BYTES, Frame};
 use crate::limits;
@@ -49,18 +49,20 @@ enum Source<'a> {
 
 impl<'a> Requests<'a> {
     pub(super) fn http2(
-        body: RecvStream,
+        (body, encoding): (RecvStream, Encoding),
         most_bytes: usize,
         large_messages: &'a Semaphore,
         meter: Call<'a>,
     ) -> Requests<'a> {
         Requests(Source::Http2(Box::new(Http2Requests {
             body,
+            encoding,
             most_bytes,
             large_messages,
             meter,
             buffer: BytesMut::new(),
             held_bytes: 0,
+            compressed: None,
             budget: None,
             stalled_at: None,
         })))
@@ -87,6 +89,7 @@ impl<'a> Requests<'a> {
 
 struct Http2Requests<'a> {
     body: RecvStream,
+    encoding: Encoding,
     most_bytes: usize,
     large_messages: &'a Semaphore,
     meter: Call<'a>,
@@ -94,6 +97,8 @@ struct Http2Requests<'a> {
     buffer: BytesMut,
     /// What of it counts against the call's window: the client can send that much less.
     held_bytes: usize,
+    /// A message that waits to be inflated.
+    compressed: Option<Bytes>,
     /// For a message that does not fit the window, until the next one is asked for.
     budget: Option<SemaphorePermit<'a>>,
     /// When the rest of such a message has to have come on.
@@ -103,17 +108,26 @@ struct Http2Requests<'a> {
 impl Http2Requests<'_> {
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            let length = match self.buffer.first_chunk::<FRAME_PREFIX_BYTES>() {
+            if let Some(compressed) = self.compressed.clone() {
+                return self.inflate(&compressed).await.map(Some);
+            }
+            let prefix = match self.buffer.first_chunk::<FRAME_PREFIX_BYTES>() {
                 None => None,
                 Some([format, length @ ..]) => {
                     let length = u32::from_be_bytes(*length) as usize;
-                    call::check_prefix(*format, length, self.most_bytes)?;
-                    Some(length)
+                    let is_compressed =
+                        call::check_prefix(*format, length, self.most_bytes, self.encoding)?;
+                    Some((length, is_compressed))
                 }
             };
-            if let Some(length) = length {
+            if let Some((length, is_compressed)) = prefix {
                 if self.buffer.len() >= FRAME_PREFIX_BYTES + length {
-                    return Ok(Some(self.take(length)));
+                    let message = self.take(length);
+                    if !is_compressed {
+                        return Ok(Some(message));
+                    }
+                    self.compressed = Some(message);
+                    continue;
                 }
                 self.make_room_for(length).await?;
             }
@@ -137,6 +151,15 @@ impl Http2Requests<'_> {
         }
         self.release(self.held_bytes.saturating_sub(self.buffer.len()));
         message
+    }
+
+    async fn inflate(&mut self, compressed: &[u8]) -> Result<Bytes, Status> {
+        self.budget = None;
+        let message = call::inflate(compressed, self.most_bytes, self.large_messages).await?;
+        let (bytes, budget) = message.into_parts();
+        self.budget = budget;
+        self.compressed = None;
+        Ok(bytes)
     }
 
     /// Lets the client send on if the message is larger than the window; the budget holds it then.

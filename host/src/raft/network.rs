@@ -236,7 +236,7 @@ impl Connection {
 
     /// Counts a message that did not get through.
     fn failed(&self) {
-        metrics().peer_sent_failures.with_label_values(&[&member_label(self.target)]).inc();
+        metrics().peers.sent_failures.with_label_values(&[&member_label(self.target)]).inc();
     }
 
     fn vote_request(&self, request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {
@@ -259,7 +259,7 @@ impl Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let identity = self.peers.identity(self.target);
-        let sent = metrics().peer_sent_bytes.with_label_values(&[&member_label(self.target)]);
+        let sent = metrics().peers.sent_bytes.with_label_values(&[&member_label(self.target)]);
         let requests = input.map(move |request| {
             let message = append_request(&request, &identity);
             sent.inc_by(message.encoded_len() as u64);
@@ -338,7 +338,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let to = member_label(self.target);
         let started = Instant::now();
         let answer = within(option.hard_ttl(), exchange).await.inspect_err(|_| self.failed())?;
-        let round_trip = metrics().peer_round_trip_seconds.with_label_values(&[&to]);
+        let round_trip = metrics().peers.round_trip_seconds.with_label_values(&[&to]);
         round_trip.observe(started.elapsed().as_secs_f64());
         Ok(match answer {
             Some(result) => match result? {

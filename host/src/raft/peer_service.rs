@@ -189,7 +189,7 @@ impl Peer for PeerService {
         let requests = request.into_inner().map(move |message| {
             let message = message?;
             let from = doorkeeper.admit(message.identity.as_ref())?;
-            let received = metrics().peer_received_bytes.with_label_values(&[&member_label(from)]);
+            let received = metrics().peers.received_bytes.with_label_values(&[&member_label(from)]);
             received.inc_by(message.encoded_len() as u64);
             progress.leader_seen(Duration::ZERO);
             append_request(message).map_err(invalid)

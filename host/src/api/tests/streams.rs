@@ -8,7 +8,7 @@ use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::super::call::{Gone, Responder};
+use super::super::call::{Encoding, Gone, Responder};
 use super::super::status::Status;
 use super::super::streams::{InProcessSink, Requests, Responses};
 use super::super::unread::Unread;
@@ -47,7 +47,12 @@ async fn echoing(times: usize) -> SendRequest<Bytes> {
                 let calls = Calls::new(Arc::default(), 1, false);
                 let meter = calls.begin(0, "/streams");
                 let mut responder = Responder::new(response, &unread, meter);
-                let mut requests = Requests::http2(request.into_body(), 2 << 20, &large, meter);
+                let mut requests = Requests::http2(
+                    (request.into_body(), Encoding::Identity),
+                    2 << 20,
+                    &large,
+                    meter,
+                );
                 let mut responses = Responses::new(&mut responder);
                 match echo(&mut requests, &mut responses, times).await {
                     Ok(result) => responder.finish(result),
@@ -56,7 +61,10 @@ async fn echoing(times: usize) -> SendRequest<Bytes> {
             });
         }
     });
-    let (client, connection) = h2::client::handshake(near).await.unwrap();
+    // What one stream leaves unread must not take up the connection's window.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(1 << 20);
+    let (client, connection) = builder.handshake::<_, Bytes>(near).await.unwrap();
     tokio::spawn(connection);
     client
 }
