@@ -111,7 +111,7 @@ async fn route<C: Coordinator>(client: &Arc<Client<C>>, request: Request<Incomin
         let current = path.strip_prefix("/v3beta/").map(|rest| format!("/v3/{rest}"));
         let path = current.as_deref().unwrap_or(path);
         if path == "/v3" {
-            return redirect("/v3/");
+            return redirect(request.method(), "/v3/");
         }
         if path.starts_with("/v3/") {
             let path = path.to_owned();
@@ -151,11 +151,17 @@ pub(super) fn answer(
     answer
 }
 
-/// As Go's `ServeMux` leads to a directory.
-fn redirect(to: &'static str) -> Answer {
-    let body = format!("<a href=\"{to}\">Temporary Redirect</a>.\n\n");
-    let html = HeaderValue::from_static("text/html; charset=utf-8");
-    let mut answer = answer(StatusCode::TEMPORARY_REDIRECT, html, body);
+/// As Go's `http.Redirect`, which has a page for those who look.
+fn redirect(method: &Method, to: &'static str) -> Answer {
+    let mut answer = match method == Method::GET || method == Method::HEAD {
+        true => {
+            let html = HeaderValue::from_static("text/html; charset=utf-8");
+            let page = format!("<a href=\"{to}\">Temporary Redirect</a>.\n\n");
+            answer(StatusCode::TEMPORARY_REDIRECT, html, page)
+        }
+        false => Answer::default(),
+    };
+    *answer.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     answer.headers_mut().insert(LOCATION, HeaderValue::from_static(to));
     answer
 }

@@ -234,11 +234,6 @@ impl Connection {
         self.peers.client_at(self.target, &self.node, self.purpose)
     }
 
-    /// Counts a message that did not get through.
-    fn failed(&self) {
-        metrics().peers.sent_failures.with_label_values(&[&member_label(self.target)]).inc();
-    }
-
     fn vote_request(&self, request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {
         pb::VoteRequest {
             identity: Some(self.peers.identity(self.target)),
@@ -259,16 +254,27 @@ impl Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let identity = self.peers.identity(self.target);
-        let sent = metrics().peers.sent_bytes.with_label_values(&[&member_label(self.target)]);
+        let label = member_label(self.target);
+        let to = [label.as_str()];
+        let sent = metrics().peers.sent_bytes.with_label_values(&to);
+        let failures = metrics().peers.sent_failures.with_label_values(&to);
+        // A heartbeat is one message and its answer.
+        let mut round_trip = (self.purpose == Purpose::Heartbeat).then(|| {
+            let seconds = metrics().peers.round_trip_seconds.with_label_values(&to);
+            (seconds, Instant::now())
+        });
         let requests = input.map(move |request| {
             let message = append_request(&request, &identity);
             sent.inc_by(message.encoded_len() as u64);
             message
         });
-        let responses =
-            self.client()?.append(requests).await.inspect_err(|_| self.failed())?.into_inner();
-        let results = responses.map(|response| {
-            let response = response.map_err(PeerError::from)?;
+        let responses = self.client()?.append(requests).await;
+        let responses = responses.inspect_err(|_| failures.inc())?.into_inner();
+        let results = responses.map(move |response| {
+            let response = response.inspect_err(|_| failures.inc()).map_err(PeerError::from)?;
+            if let Some((seconds, started)) = round_trip.take() {
+                seconds.observe(started.elapsed().as_secs_f64());
+            }
             Ok(append_result(response).map_err(PeerError::from)?)
         });
         Ok(Box::pin(results))
@@ -335,12 +341,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let mut results = self.append_stream(futures_util::stream::iter([request])).await?;
             Ok::<_, PeerError>(results.next().await)
         };
-        let to = member_label(self.target);
-        let started = Instant::now();
-        let answer = within(option.hard_ttl(), exchange).await.inspect_err(|_| self.failed())?;
-        let round_trip = metrics().peers.round_trip_seconds.with_label_values(&[&to]);
-        round_trip.observe(started.elapsed().as_secs_f64());
-        Ok(match answer {
+        Ok(match within(option.hard_ttl(), exchange).await? {
             Some(result) => match result? {
                 Ok(log_id) if log_id == sent => AppendEntriesResponse::Success,
                 Ok(log_id) => AppendEntriesResponse::PartialSuccess(log_id),

@@ -53,6 +53,7 @@ const ASKS: &[Ask] = &[
     post("/v3/kv/nothing", "{}"),
     post("/v3/", "{}"),
     post("/v3", "{}"),
+    Ask { method: "GET", path: "/v3", headers: &[], body: "" },
     Ask { method: "GET", path: "/v3/kv/range", headers: &[], body: "" },
     Ask { method: "PUT", path: "/v3/kv/range", headers: &[], body: "{}" },
     Ask { method: "DELETE", path: "/v3/kv/nothing", headers: &[], body: "" },

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use tests::case::{Scene, Verdict};
-use tests::cluster::{Plan, Program, etcd_programs};
+use tests::cluster::{POLL_EVERY, Plan, Program, READY_WITHIN, etcd_programs};
 
 use crate::raw;
 
@@ -147,14 +147,26 @@ pub async fn values_are_true(scene: Scene) -> Result<Verdict> {
     }
     let refused = client.put("", "v").await;
     ensure!(refused.is_err(), "an empty key was taken");
+    // A heartbeat makes a round trip; the leader sends one in a while.
+    let beat = async || -> Result<f64> {
+        let mut beats = 0.0;
+        for member in &cluster.members {
+            let page = Page::of(&member.address).await?;
+            beats += page.sum("etcd_network_peer_round_trip_time_seconds_count");
+        }
+        Ok(beats)
+    };
+    let waited = std::time::Instant::now();
+    while beat().await? == 0.0 {
+        ensure!(waited.elapsed() < READY_WITHIN, "no heartbeat was measured");
+        tokio::time::sleep(POLL_EVERY).await;
+    }
     let mut leaders = 0.0;
     let mut sent = 0.0;
-    let mut round_trips = 0.0;
     for member in &cluster.members {
         let page = Page::of(&member.address).await?;
         leaders += page.sum("etcd_server_is_leader");
         sent += page.sum("etcd_network_peer_sent_bytes_total");
-        round_trips += page.sum("etcd_network_peer_round_trip_time_seconds_count");
         let value = |name: &str| page.values.get(name).copied().unwrap_or(f64::NAN);
         ensure!(value("etcd_server_has_leader") == 1.0, "no leader is known");
         ensure!(value("etcd_disk_wal_fsync_duration_seconds_count") > 0.0, "no fsync");
@@ -163,7 +175,7 @@ pub async fn values_are_true(scene: Scene) -> Result<Verdict> {
         ensure!(value("etcd_server_proposals_applied_total") >= f64::from(PUTS), "nothing applied");
     }
     ensure!(leaders == 1.0, "{leaders} leaders");
-    ensure!(sent > 0.0 && round_trips > 0.0, "nothing was sent to peers: {sent}, {round_trips}");
+    ensure!(sent > 0.0, "nothing was sent to peers");
     let after = Page::of(&cluster.members[0].address).await?;
     let put = |code: &str| {
         let labels = r#"grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary""#;

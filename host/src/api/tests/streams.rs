@@ -40,6 +40,7 @@ async fn echoing(times: usize) -> SendRequest<Bytes> {
     tokio::spawn(async move {
         let mut builder = h2::server::Builder::new();
         builder.initial_window_size(limits::CALL_WINDOW_BYTES);
+        builder.initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES);
         let mut connection = builder.handshake::<_, Bytes>(far).await.unwrap();
         while let Some(Ok((request, response))) = connection.accept().await {
             tokio::spawn(async move {
