@@ -38,7 +38,8 @@ fn figures<C: Coordinator>(service: &Service<C>) -> Figures {
         has_leader: status.standing.leader != 0,
         is_leader: status.standing.leader == own,
         is_learner: status.standing.is_learner,
-        revision: status.revision,
+        // An empty store is at revision 1; the machine says so with its first entry.
+        revision: status.revision.max(1),
         proposals_committed: status.raft_index,
         proposals_applied: status.raft_applied_index,
         proposals_pending: coordinator.pending_proposals(),

@@ -15,6 +15,7 @@ mod routes;
 mod websocket;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -31,6 +32,9 @@ use super::call::parse_timeout;
 use super::coordinator::Coordinator;
 use super::http1::{Answer, Client, JSON, answer};
 use super::status::{Code, Status};
+
+/// The least time that a timer here tells; what is to be over before, is.
+const TIMER_STEP: Duration = Duration::from_millis(1);
 
 const GRPC_CONTENT_TYPE: (HeaderName, HeaderValue) = (
     HeaderName::from_static("grpc-metadata-content-type"),
@@ -106,10 +110,13 @@ fn metadata(headers: &HeaderMap) -> Result<HeaderMap, Status> {
         metadata.insert(AUTHORIZATION, token.clone());
     }
     if let Some(timeout) = headers.get("grpc-timeout") {
-        parse_timeout(timeout).map_err(|_| {
+        let deadline = parse_timeout(timeout).map_err(|_| {
             let text = String::from_utf8_lossy(timeout.as_bytes());
             Status::new(Code::InvalidArgument, format!("invalid grpc-timeout: {text}"))
         })?;
+        if deadline < TIMER_STEP {
+            return Err(Status::new(Code::DeadlineExceeded, "context deadline exceeded"));
+        }
         metadata.insert("grpc-timeout", timeout.clone());
     }
     Ok(metadata)
