@@ -60,8 +60,8 @@ pub const APPEND_REQUEST_BYTES: usize = 1 << 20;
 pub const APPEND_REQUEST_ENTRIES: u64 = 1_024;
 /// Writes waiting for the log thread. At the bound raft waits, and with it everything that proposes.
 pub const LOG_TASKS: usize = 65_536;
-/// What one transaction of the log takes in before it is written.
-pub const LOG_TRANSACTION_BYTES: usize = 8 << 20;
+/// What one frame of the log takes in before it is written.
+pub const LOG_FRAME_BYTES: usize = 2 << 20;
 /// Entries kept behind a shortened log for followers that are a little late; etcd's `--snapshot-catchup-entries`.
 pub const LOG_KEPT_ENTRIES: u64 = 5_000;
 /// Entries that are dropped from the log at once.
@@ -98,10 +98,12 @@ pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
 
 /// Pages of the state that redb keeps in memory; half of it at most are waiting to be written.
 pub const STATE_CACHE_BYTES: usize = 256 << 20;
-/// Pages of the log that redb keeps in memory.
-pub const LOG_CACHE_BYTES: usize = 16 << 20;
-/// Purged rows that one write to the log removes.
-pub const LOG_REMOVED_ROWS: usize = 2_000;
+/// What the file of the log grows by, and is written over in.
+pub const LOG_SEGMENT_BYTES: u64 = 4 << 20;
+/// Segments that are kept to be written over; beyond that the file is cut where its end is free.
+pub const LOG_FREE_SEGMENTS: usize = 16;
+/// The memory of a written frame that is kept for the next one.
+pub const LOG_BUFFER_BYTES: usize = 1 << 20;
 /// Rows of a snapshot that are read and written at once.
 pub const SNAPSHOT_PORTION_BYTES: usize = 4 << 20;
 /// The mark of a snapshot, membership included.

@@ -170,8 +170,9 @@ impl Applier {
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
         let time_ms = mark.time_ms;
-        let _timer = metrics().state_commit_seconds.start_timer();
+        let timer = metrics().state_commit_seconds.start_timer();
         self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
+        timer.observe_duration();
 
         self.clock.observe(time_ms);
         self.progress.set_applied(applied_index, task_pending);

@@ -1,6 +1,6 @@
 //! The thread that owns the log file.
 //!
-//! It takes whatever has queued up while the disk was busy and makes it one transaction and one fsync (group commit).
+//! It takes whatever has queued up while the disk was busy and makes it one frame and one fsync (group commit).
 //!
 //! Invariants:
 //! - Tasks are carried out in the order in which they were sent, and their callbacks run in that order, each after the
@@ -83,54 +83,55 @@ struct Writer {
     failure: Option<String>,
 }
 
-/// A transaction in the making, and who wants to know when it is on disk.
+/// A frame in the making, and who wants to know when it is on disk.
 #[derive(Default)]
-struct Transaction {
+struct Frame {
     batch: LogBatch,
     flushed: Vec<IOFlushed<TypeConfig>>,
     bytes: usize,
     last_index: Option<u64>,
-    /// Whether anything in it is worth a transaction; a commit index alone waits for company.
+    /// Whether anything in it is worth a frame; a commit index alone waits for company.
     urgent: bool,
 }
 
 impl Writer {
     fn run(mut self, tasks: &Receiver<LogTask>) {
-        let mut transaction = Transaction::default();
+        let mut frame = Frame::default();
         let mut held_back = None;
         loop {
             let Some(task) = held_back.take().or_else(|| tasks.recv().ok()) else { break };
-            held_back = transaction.add(task);
-            while held_back.is_none() && transaction.bytes < limits::LOG_TRANSACTION_BYTES {
+            held_back = frame.add(task);
+            while held_back.is_none() && frame.bytes < limits::LOG_FRAME_BYTES {
                 match tasks.try_recv() {
-                    Ok(task) => held_back = transaction.add(task),
+                    Ok(task) => held_back = frame.add(task),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
-            if transaction.urgent {
-                self.write(std::mem::take(&mut transaction));
+            if frame.urgent {
+                self.write(std::mem::take(&mut frame));
             }
         }
-        if transaction.batch.committed.is_some() {
-            self.write(transaction);
+        if frame.batch.committed.is_some() {
+            self.write(frame);
         }
     }
 
-    fn write(&mut self, transaction: Transaction) {
-        let _timer = metrics().wal_fsync_seconds.start_timer();
-        metrics().wal_write_bytes.add(i64::try_from(transaction.bytes).unwrap_or(i64::MAX));
+    fn write(&mut self, frame: Frame) {
+        metrics().wal_write_bytes.add(i64::try_from(frame.bytes).unwrap_or(i64::MAX));
+        let timer = metrics().wal_fsync_seconds.start_timer();
         if self.failure.is_none()
-            && let Err(error) = self.log.write(&transaction.batch)
+            && let Err(error) = self.log.write(&frame.batch)
         {
             tracing::error!(error = %error, "cannot write the raft log; this member stops acknowledging");
             self.failure = Some(error.to_string());
         }
+        timer.observe_duration();
         if self.failure.is_none()
-            && let Some(index) = transaction.last_index
+            && let Some(index) = frame.last_index
         {
             self.flushed_index.store(index, Ordering::Release);
         }
-        for flushed in transaction.flushed {
+        for flushed in frame.flushed {
             flushed.io_completed(match &self.failure {
                 None => Ok(()),
                 Some(reason) => Err(io::Error::other(reason.clone())),
@@ -139,9 +140,9 @@ impl Writer {
     }
 }
 
-impl Transaction {
-    /// Takes the task in, or gives it back when it must not share a transaction with what is there already: within one
-    /// transaction a truncation comes first.
+impl Frame {
+    /// Takes the task in, or gives it back when it must not share a frame with what is there already: within one
+    /// frame a truncation comes first.
     fn add(&mut self, task: LogTask) -> Option<LogTask> {
         match task {
             LogTask::Append { entries, flushed } => {

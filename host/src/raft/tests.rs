@@ -382,8 +382,10 @@ impl redb::StorageBackend for StallingFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let start = offset as usize;
-        self.image.lock().unwrap()[start..start + data.len()].copy_from_slice(data);
+        let (start, mut image) = (offset as usize, self.image.lock().unwrap());
+        let length = image.len().max(start + data.len());
+        image.resize(length, 0);
+        image[start..start + data.len()].copy_from_slice(data);
         Ok(())
     }
 }

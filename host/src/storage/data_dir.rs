@@ -3,7 +3,7 @@
 //! ```text
 //! DATA_DIR                     locked (flock) by the running process
 //! DATA_DIR/member/identity     cluster, member, incarnation of the data
-//! DATA_DIR/member/log.redb     the raft log
+//! DATA_DIR/member/log.wal      the raft log
 //! DATA_DIR/member/state.redb   the machine's tables
 //! DATA_DIR/member/state.new    a state from a snapshot that is not whole yet; removed at each start
 //! DATA_DIR/member/snapshot/    snapshots on their way; emptied at each start
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::log::{self, Log};
 use super::state_file::{create_database, sync_directory};
 use super::{StorageError, files};
 
@@ -82,11 +83,11 @@ const IDENTITY_BYTES: usize = 8 + 4 + 8 + 8 + 16 + 8;
 const MEMBER: &str = "member";
 const UNFINISHED: &str = "member.new";
 const IDENTITY: &str = "identity";
-const LOG: &str = "log.redb";
+const LOG: &str = log::FILE;
 const STATE: &str = "state.redb";
 const STATE_UNFINISHED: &str = "state.new";
-/// What the files of the log and the state begin with.
-const REDB: &[u8; 4] = b"redb";
+/// What the file of the state begins with.
+const REDB: &[u8] = b"redb";
 const SNAPSHOTS: &str = "snapshot";
 const MACHINES: &str = "machine";
 
@@ -198,13 +199,13 @@ fn not_ours(member: &Path, entry: &fs::DirEntry) -> DataDirError {
 
 /// Without its files a member would be another one, with the same name.
 fn look_at_files(member: &Path) -> Result<(), DataDirError> {
-    for name in [LOG, STATE] {
+    for (name, magic) in [(LOG, log::MAGIC.as_slice()), (STATE, REDB)] {
         let path = member.join(name);
-        let mut begin = [0; REDB.len()];
+        let mut begin = vec![0; magic.len()];
         let read = File::open(&path).and_then(|mut file| file.read_exact(&mut begin));
         let reason = match read {
-            Ok(()) if begin == *REDB => continue,
-            Ok(()) => "it is no database",
+            Ok(()) if begin == magic => continue,
+            Ok(()) => "it does not begin as it should",
             Err(error) if error.kind() == io::ErrorKind::NotFound => "it is missing",
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it is cut short",
             Err(error) => return Err(DataDirError::Io { path, error }),
@@ -221,9 +222,8 @@ fn make_member(path: &Path, identity: &Identity) -> Result<(), DataDirError> {
     // Nothing else makes a directory of this name; what is in it, a crash has left.
     unless_missing(fs::remove_dir_all(&unfinished)).map_err(failed)?;
     fs::create_dir(&unfinished).and_then(|()| keep_private(&unfinished)).map_err(failed)?;
-    for name in [LOG, STATE] {
-        create_database(&unfinished.join(name), &files())?;
-    }
+    Log::open(&unfinished, &files())?;
+    create_database(&unfinished.join(STATE), &files())?;
     write_identity(&unfinished, identity).map_err(failed)?;
     fs::rename(&unfinished, &member).map_err(failed)?;
     sync_directory(&member).map_err(failed)

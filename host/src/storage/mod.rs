@@ -1,6 +1,6 @@
 //! What a member keeps: the raft log, the machine's tables, and the directory that they are in.
 //!
-//! Only this module names redb and imbl. Both files are reached through [`Backends`], so that tests can cut the power.
+//! Only this module names redb and imbl. The log and the state are reached through [`Backends`], so that tests can cut the power.
 //!
 //! Invariants:
 //! - The rows of a batch and its [`Mark`] are one transaction.

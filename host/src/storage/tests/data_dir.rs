@@ -98,8 +98,8 @@ fn what_is_not_ours_is_refused() {
 
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("member")).unwrap();
-    fs::write(directory.path().join("member/log.redb"), b"x").unwrap();
-    refuse(directory.path(), OURS, "no identity file, but log.redb");
+    fs::write(directory.path().join("member/log.wal"), b"x").unwrap();
+    refuse(directory.path(), OURS, "no identity file, but log.wal");
 
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("member"), b"a file").unwrap();
@@ -132,11 +132,13 @@ fn a_damaged_identity_is_refused() {
 /// A member without its log has forgotten whom it voted for.
 #[test]
 fn lost_or_foreign_files_are_refused() {
-    for name in ["log.redb", "state.redb"] {
+    for name in ["log.wal", "state.redb"] {
         let directory = tempfile::tempdir().unwrap();
         drop(open(directory.path()).unwrap());
         let path = directory.path().join("member").join(name);
-        for (content, words) in [(&b"not a database"[..], "no database"), (b"", "cut short")] {
+        for (content, words) in
+            [(&b"not a database"[..], "does not begin as it should"), (b"", "cut short")]
+        {
             fs::write(&path, content).unwrap();
             refuse(directory.path(), OURS, words);
         }
@@ -152,15 +154,15 @@ fn a_directory_half_made_is_made_again() {
     drop(open(made.path()).unwrap());
     let member = made.path().join("member");
     let identity = fs::read(member.join("identity")).unwrap();
-    let log = fs::read(member.join("log.redb")).unwrap();
+    let log = fs::read(member.join("log.wal")).unwrap();
     // In the order of their making, the last one torn; and `member`, empty, as an operator may have made it.
     let steps: &[&[(&str, &[u8])]] = &[
         &[],
-        &[("log.redb", b"")],
-        &[("log.redb", &log[..5000])],
-        &[("log.redb", &log), ("state.redb", &log[..100])],
-        &[("log.redb", &log), ("state.redb", &log), ("identity", &identity[..10])],
-        &[("log.redb", &log), ("state.redb", &log), ("identity", &identity)],
+        &[("log.wal", b"")],
+        &[("log.wal", &log[..3000])],
+        &[("log.wal", &log), ("state.redb", &log[..100])],
+        &[("log.wal", &log), ("state.redb", &log), ("identity", &identity[..10])],
+        &[("log.wal", &log), ("state.redb", &log), ("identity", &identity)],
     ];
     for files in steps {
         let directory = tempfile::tempdir().unwrap();

@@ -43,7 +43,7 @@ fn a_log_that_failed_once_acknowledges_nothing_more() {
                 Err(error) => break (error, batch),
             }
         };
-        says_why(&error, "log.redb", faults.kind.unwrap());
+        says_why(&error, "log.wal", faults.kind.unwrap());
 
         disk.set_faults(Faults::default());
         let vote = LogBatch { vote: Some(Bytes::from_static(b"too late")), ..LogBatch::default() };

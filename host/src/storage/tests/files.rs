@@ -25,7 +25,7 @@ fn fill(directory: &Path) {
 
 fn open(directory: &Path, name: &str) -> Result<(), StorageError> {
     match name {
-        "log.redb" => Log::open(directory, &files()).map(|_| ()),
+        "log.wal" => Log::open(directory, &files()).map(|_| ()),
         _ => State::open(directory, &files(), &specs()).map(|_| ()),
     }
 }
@@ -44,7 +44,7 @@ fn refuse(directory: &Path, name: &str, content: &[u8]) {
 fn what_is_no_database_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let mut random = StdRng::seed_from_u64(seed());
-    for name in ["log.redb", "state.redb"] {
+    for name in ["log.wal", "state.redb"] {
         for length in [1, 8, 100, 4096, 100_000] {
             let mut garbage = vec![0; length];
             random.fill(garbage.as_mut_slice());
@@ -57,7 +57,7 @@ fn what_is_no_database_is_refused() {
 fn a_database_cut_short_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     fill(directory.path());
-    for name in ["log.redb", "state.redb"] {
+    for name in ["log.wal", "state.redb"] {
         let whole = fs::read(directory.path().join(name)).unwrap();
         for eighth in 1..8 {
             refuse(directory.path(), name, &whole[..whole.len() * eighth / 8]);
@@ -74,7 +74,7 @@ fn a_damaged_head_is_no_panic() {
     let directory = tempfile::tempdir().unwrap();
     fill(directory.path());
     let mut random = StdRng::seed_from_u64(seed());
-    for name in ["log.redb", "state.redb"] {
+    for name in ["log.wal", "state.redb"] {
         let path = directory.path().join(name);
         let whole = fs::read(&path).unwrap();
         for _ in 0..150 {

@@ -12,6 +12,9 @@ use super::disk::Disk;
 use super::power_loss::{Expectation, Work};
 use crate::storage::{Log, LogBatch, LogState};
 
+/// Short ones, so that the log goes on in another one every few batches, and writes over what was purged.
+const SEGMENT_BYTES: u64 = 8192;
+
 /// What a log holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogModel {
@@ -42,7 +45,7 @@ impl LogModel {
 
     /// What is in a file; reading it changes the file, as opening it does.
     pub fn read(disk: &Disk) -> Result<(Log, Self), String> {
-        let opened = Log::open(Path::new(""), &disk.backends());
+        let opened = Log::open_with_segments(Path::new(""), &disk.backends(), SEGMENT_BYTES);
         let (log, state) = opened.map_err(|error| format!("it does not open: {error}"))?;
         let rows = log.reader().read(0..u64::MAX, usize::MAX).map_err(|error| error.to_string())?;
         let LogState { vote, committed, purged, last_index } = state;
