@@ -14,7 +14,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=protos");
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("protos");
     let files = FILES.map(|file| root.join(file));
-    let descriptors = protox::compile(files, [&root])?;
+    let mut compiler = protox::Compiler::new([&root])?;
+    compiler.include_imports(true).open_files(files)?;
+    let descriptors = compiler.file_descriptor_set();
+    // Encoded by the compiler itself, with the HTTP annotations, which prost's own types drop.
+    let encoded = compiler.encode_file_descriptor_set();
+    std::fs::write(PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin"), encoded)?;
 
     let mut config = prost_build::Config::new();
     config.bytes(["."]);

@@ -10,6 +10,7 @@ pub mod api;
 pub mod config;
 pub mod limits;
 pub mod logging;
+pub mod metrics;
 pub mod raft;
 pub mod runtime;
 pub mod server;

@@ -166,10 +166,16 @@ pub const LISTEN_BACKLOG: i32 = 4_096;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may take to say its first bytes, and HTTP/1.1 the headers of its next request. grpc-go's.
 pub const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(120);
-/// After this time the server asks a gRPC client whether it is still there: etcd's grpc-keepalive-interval.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
-/// How long the client may take to answer that: etcd's grpc-keepalive-timeout.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pings that come too early, and are forgiven before a connection is closed: grpc-go's `maxPingStrikes`.
+pub const PING_STRIKES: u32 = 2;
+/// How far apart pings have to be while no call is open: grpc-go's `defaultPingTimeout`.
+pub const IDLE_PING_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+/// What lies between the gateway and the gRPC server in this process, a direction, in bytes.
+pub const GATEWAY_PIPE_BYTES: usize = 64 << 10;
+/// A JSON value that a client sends the gateway, as a multiple of the largest request: base64 and names take room.
+pub const GATEWAY_JSON_FACTOR: usize = 4;
+/// Lines of a stream's answer that wait for an HTTP client to read.
+pub const GATEWAY_LINES: usize = 4;
 /// Silence after which the kernel asks whether the other end of a connection is still there, and how often: Go's.
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 /// One message of a client's snapshot: etcd's.
@@ -220,3 +226,8 @@ pub const WAITING_LOG_LINES: usize = 8_192;
 pub const LOG_LINE_BYTES: usize = 16 << 10;
 /// How long the process waits, as it ends, for its last lines to be written.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+// --- config -------------------------------------------------------------------------------------------------------
+
+/// A configuration file, in bytes.
+pub const CONFIG_FILE_BYTES: u64 = 1 << 20;

@@ -3,6 +3,9 @@
 //! `protos/etcd` is etcd's API as upstream publishes it (v3.7.1; without its OpenAPI annotations), `protos/instar` is
 //! our own. Nothing but generated code lives here.
 
+/// The descriptors of everything below, with the HTTP annotations of etcd's services: a `FileDescriptorSet`.
+pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 macro_rules! package {
     ($($module:ident = $file:literal),* $(,)?) => {$(
         #[allow(clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]

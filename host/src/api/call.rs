@@ -6,6 +6,7 @@
 //! does not read is not served further.
 
 use std::future::poll_fn;
+use std::io::Read;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use super::streams::Sink;
 use super::unread::Unread;
 use super::wire::{FRAME_PREFIX_BYTES, Frame};
 use crate::limits;
+use crate::metrics::Call;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// The h2 crate copies DATA frames below 256 bytes into its output buffer, and writes each longer one with a system call
@@ -37,6 +39,12 @@ pub(super) struct Message<'a> {
     _budget: Option<SemaphorePermit<'a>>,
 }
 
+impl<'a> Message<'a> {
+    pub(super) fn into_parts(self) -> (Bytes, Option<SemaphorePermit<'a>>) {
+        (self.bytes, self._budget)
+    }
+}
+
 /// Reads the one message of a request.
 ///
 /// # Errors
@@ -45,12 +53,26 @@ pub(super) async fn receive<'a>(
     body: &mut RecvStream,
     most_bytes: usize,
     large_messages: &'a Semaphore,
+    encoding: Encoding,
 ) -> Result<Message<'a>, Status> {
-    let (mut first, mut held) = first_chunk(body).await?;
+    let (mut first, held) = first_chunk(body).await?;
     let format = first.get_u8();
     let length = first.get_u32() as usize;
-    check_prefix(format, length, most_bytes)?;
+    if check_prefix(format, length, most_bytes, encoding)? {
+        let compressed = receive_rest(body, first, held, length, large_messages).await?.bytes;
+        return inflate(&compressed, most_bytes, large_messages).await;
+    }
+    receive_rest(body, first, held, length, large_messages).await
+}
 
+/// Reads a message of which the prefix is read, and `held` bytes in all.
+async fn receive_rest<'a>(
+    body: &mut RecvStream,
+    mut first: Bytes,
+    mut held: usize,
+    length: usize,
+    large_messages: &'a Semaphore,
+) -> Result<Message<'a>, Status> {
     if first.len() >= length {
         first.truncate(length);
         release(body, held);
@@ -95,22 +117,77 @@ async fn first_chunk(body: &mut RecvStream) -> Result<(Bytes, usize), Status> {
     Ok((joined.freeze(), bytes))
 }
 
-pub(super) fn check_prefix(format: u8, length: usize, most_bytes: usize) -> Result<(), Status> {
+/// Checks the prefix of a message, and says whether the message is compressed.
+pub(super) fn check_prefix(
+    format: u8,
+    length: usize,
+    most_bytes: usize,
+    encoding: Encoding,
+) -> Result<bool, Status> {
     if length > most_bytes {
         let message = format!("grpc: received message larger than max ({length} vs. {most_bytes})");
         return Err(Status::new(Code::ResourceExhausted, message));
     }
-    match format {
-        0 => Ok(()),
-        1 => Err(Status::new(
+    match (format, encoding) {
+        (0, _) => Ok(false),
+        (1, Encoding::Gzip) => Ok(true),
+        (1, Encoding::Identity) => Err(Status::new(
             Code::Internal,
             "grpc: compressed flag set with identity or empty encoding",
         )),
-        other => Err(Status::new(
+        (other, _) => Err(Status::new(
             Code::Internal,
             format!("grpc: received unexpected payload format {other}"),
         )),
     }
+}
+
+/// How a client's messages are compressed, where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Identity,
+    Gzip,
+}
+
+impl Encoding {
+    /// # Errors
+    /// An encoding that etcd does not know either.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Encoding, Status> {
+        match headers.get("grpc-encoding").map(|encoding| encoding.as_bytes()) {
+            None | Some(b"" | b"identity") => Ok(Encoding::Identity),
+            Some(b"gzip") => Ok(Encoding::Gzip),
+            Some(encoding) => {
+                let encoding = String::from_utf8_lossy(encoding);
+                let message =
+                    format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
+                Err(Status::new(Code::Unimplemented, message))
+            }
+        }
+    }
+}
+
+/// A message that was compressed with gzip. A few bytes may become very many, so that it takes up budget as if it were
+/// as large as it may be.
+pub(super) async fn inflate<'a>(
+    compressed: &[u8],
+    most_bytes: usize,
+    large_messages: &'a Semaphore,
+) -> Result<Message<'a>, Status> {
+    let budget = large_message_budget(most_bytes, large_messages).await?;
+    let mut bytes = Vec::new();
+    let most = most_bytes as u64 + 1;
+    flate2::read::GzDecoder::new(compressed).take(most).read_to_end(&mut bytes).map_err(
+        |error| {
+            let message = format!("grpc: failed to decompress the received message: {error}");
+            Status::new(Code::Internal, message)
+        },
+    )?;
+    if bytes.len() > most_bytes {
+        let message =
+            format!("grpc: received message after decompression larger than max {most_bytes}");
+        return Err(Status::new(Code::ResourceExhausted, message));
+    }
+    Ok(Message { bytes: bytes.into(), _budget: Some(budget) })
 }
 
 pub(super) async fn large_message_budget(
@@ -171,11 +248,17 @@ pub(super) struct Responder<'a> {
     /// There once the headers are sent.
     stream: Option<SendStream<Bytes>>,
     unread: &'a Unread,
+    /// Counts what is sent.
+    meter: Call<'a>,
 }
 
 impl<'a> Responder<'a> {
-    pub(super) fn new(response: SendResponse<Bytes>, unread: &'a Unread) -> Responder<'a> {
-        Responder { content_type: GRPC, response, stream: None, unread }
+    pub(super) fn new(
+        response: SendResponse<Bytes>,
+        unread: &'a Unread,
+        meter: Call<'a>,
+    ) -> Responder<'a> {
+        Responder { content_type: GRPC, response, stream: None, unread, meter }
     }
 
     /// Answers with the client's subtype of `application/grpc`.
@@ -209,6 +292,7 @@ impl<'a> Responder<'a> {
 
     /// Sends one message of the response, as soon as the client has room for it.
     pub(super) async fn message(&mut self, frame: Frame) -> Result<(), Gone> {
+        self.meter.sent(frame.bytes().saturating_sub(FRAME_PREFIX_BYTES));
         let unread = self.unread;
         let stream = self.stream()?;
         if frame.bytes() <= limits::SMALL_MESSAGE_BYTES {
@@ -286,6 +370,10 @@ impl Sink for Responder<'_> {
 
     fn joins_messages(&self) -> bool {
         true
+    }
+
+    fn count(&self, bytes: usize) {
+        self.meter.sent(bytes);
     }
 }
 

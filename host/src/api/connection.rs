@@ -5,18 +5,23 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use h2::{Ping, PingPong};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::Settings;
+use super::client_stream::ClientStream;
 use super::coordinator::Coordinator;
+use super::gateway::Loopback;
 use super::grpc::{self, Service};
 use super::http1;
+use super::keepalive::Guarded;
+use super::listener::Purpose;
 use super::prefixed::Prefixed;
 use super::unread::Unread;
 use crate::limits;
@@ -24,23 +29,42 @@ use crate::limits;
 /// What every HTTP/2 connection begins with.
 pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-type Io = Prefixed<TcpStream>;
+/// A call that counts as open until this is dropped.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(calls: &Arc<AtomicUsize>) -> Open {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Open(calls.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Serves a connection until it ends. What goes wrong with it is its client's affair, and logged at debug level.
-pub(super) async fn serve<C: Coordinator>(service: Arc<Service<C>>, mut stream: TcpStream) {
+pub(super) async fn serve<C: Coordinator>(
+    service: Arc<Service<C>>,
+    mut stream: ClientStream,
+    purpose: Purpose,
+) {
     let stopping = service.stopping.clone();
     let Some((prefix, is_http2)) = first_bytes(&mut stream, stopping.clone()).await else { return };
     let io = Prefixed::new(prefix, stream);
-    if is_http2 {
-        serve_http2(service, io, stopping).await;
-    } else {
-        serve_http1(service, io, stopping).await;
+    match (is_http2, purpose) {
+        (true, Purpose::Everything | Purpose::GrpcOnly) => serve_http2(service, io, stopping).await,
+        // As in etcd, what speaks the wrong protocol is hung up on.
+        (true, Purpose::HttpOnly | Purpose::MetricsOnly) | (false, Purpose::GrpcOnly) => {}
+        (false, _) => serve_http1(service, io, purpose, stopping).await,
     }
 }
 
 /// Reads until it is clear whether this is HTTP/2. None if there is nothing to serve.
 async fn first_bytes(
-    stream: &mut TcpStream,
+    stream: &mut ClientStream,
     mut stopping: watch::Receiver<bool>,
 ) -> Option<(Bytes, bool)> {
     let read = async {
@@ -74,16 +98,20 @@ async fn has_stopped(stopping: &mut watch::Receiver<bool>) {
 
 async fn serve_http1<C: Coordinator>(
     service: Arc<Service<C>>,
-    io: Io,
+    io: Prefixed<ClientStream>,
+    purpose: Purpose,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let handler = hyper::service::service_fn(move |request| http1::serve(service.clone(), request));
+    let client =
+        Arc::new(http1::Client { loopback: Loopback::new(service.clone()), service, purpose });
+    let handler = hyper::service::service_fn(move |request| http1::serve(client.clone(), request));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::FIRST_BYTES_TIMEOUT)
         .max_buf_size(limits::HTTP1_BUFFER_BYTES)
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(io), handler);
+        .serve_connection(TokioIo::new(io), handler)
+        .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         biased;
@@ -98,18 +126,23 @@ async fn serve_http1<C: Coordinator>(
     }
 }
 
-async fn serve_http2<C: Coordinator>(
+/// Serves gRPC: a client's connection, or the gateway's.
+pub(super) async fn serve_http2<C: Coordinator>(
     service: Arc<Service<C>>,
-    io: Io,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let handshake = http2_settings().handshake::<_, Bytes>(io);
+    let settings = service.settings.clone();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let min_time = settings.grpc.keepalive_min_time;
+    let io = Guarded::new(io, HTTP2_PREFACE.len(), min_time, calls.clone());
+    let handshake = http2_settings(&settings).handshake::<_, Bytes>(io);
     let mut connection = match timeout(limits::FIRST_BYTES_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%error, "an HTTP/2 connection did not begin"),
         Err(_) => return,
     };
-    let mut client_died = pin!(client_died(connection.ping_pong()));
+    let mut client_died = pin!(client_died(connection.ping_pong(), &settings));
     let mut stopped = pin!(has_stopped(&mut stopping));
     let mut is_stopping = false;
     let unread = Arc::new(Unread::new());
@@ -119,7 +152,11 @@ async fn serve_http2<C: Coordinator>(
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, response))) => {
                     let call = grpc::serve(service.clone(), unread.clone(), request, response);
-                    tokio::spawn(call);
+                    let open = Open::new(&calls);
+                    tokio::spawn(async move {
+                        call.await;
+                        drop(open);
+                    });
                 }
                 Some(Err(error)) => return tracing::debug!(%error, "an HTTP/2 connection broke"),
                 None => return,
@@ -133,12 +170,12 @@ async fn serve_http2<C: Coordinator>(
     }
 }
 
-fn http2_settings() -> h2::server::Builder {
+fn http2_settings(settings: &Settings) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(limits::CALL_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(limits::CONCURRENT_CALLS)
+        .max_concurrent_streams(limits::CONCURRENT_CALLS.min(settings.grpc.max_concurrent_streams))
         .max_header_list_size(limits::HEADER_LIST_BYTES)
         .max_send_buffer_size(limits::SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(limits::CONCURRENT_CALLS as usize)
@@ -147,11 +184,11 @@ fn http2_settings() -> h2::server::Builder {
 }
 
 /// Returns when the client has not answered a ping in time.
-async fn client_died(ping_pong: Option<PingPong>) {
+async fn client_died(ping_pong: Option<PingPong>, settings: &Settings) {
     let Some(mut ping_pong) = ping_pong else { return std::future::pending().await };
     loop {
-        sleep(limits::KEEPALIVE_INTERVAL).await;
-        match timeout(limits::KEEPALIVE_TIMEOUT, ping_pong.ping(Ping::opaque())).await {
+        sleep(settings.grpc.keepalive_interval).await;
+        match timeout(settings.grpc.keepalive_timeout, ping_pong.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
             Ok(Err(_)) | Err(_) => return,
         }

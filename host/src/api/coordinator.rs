@@ -57,6 +57,10 @@ pub trait Coordinator: Send + Sync + 'static {
     /// The watches of this runtime.
     fn watches(&self) -> &Hub;
 
+    /// Requests of all clients of this member that wait for their outcome.
+    fn pending_proposals(&self) -> u64 {
+        0
+    }
     /// The members of the cluster, in the order of their ids.
     fn members(&self) -> Vec<MemberInfo>;
 

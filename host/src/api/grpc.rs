@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method as HttpMethod, Request, StatusCode, request};
 use tokio::sync::{Semaphore, watch};
 
-use super::call::{self, Gone, Responder};
+use super::call::{self, Encoding, Gone, Responder};
 use super::coordinator::{Coordinator, RequestError, Standing};
 use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
@@ -22,6 +22,7 @@ use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
 use super::{Settings, kv, maintenance, services, watch as watch_service};
 use crate::limits;
+use crate::metrics::{Call, Calls};
 
 /// What all calls of one client runtime share.
 pub(super) struct Service<C> {
@@ -31,6 +32,10 @@ pub(super) struct Service<C> {
     pub(super) large_messages: Arc<Semaphore>,
     /// True once the server has begun to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    /// What the metrics tell of calls, of all threads.
+    pub(super) calls: Arc<Calls>,
+    /// The number of this service's thread.
+    pub(super) thread: usize,
 }
 
 impl<C: Coordinator> Service<C> {
@@ -42,6 +47,11 @@ impl<C: Coordinator> Service<C> {
             revision,
             raft_term: self.coordinator.standing().raft_term,
         }
+    }
+
+    /// The most bytes of a message as the gateway gets it.
+    pub(super) fn most_json_bytes(&self) -> usize {
+        self.most_message_bytes() * limits::GATEWAY_JSON_FACTOR
     }
 
     pub(super) fn most_message_bytes(&self) -> usize {
@@ -136,7 +146,8 @@ pub(super) async fn serve<C: Coordinator>(
     response: SendResponse<Bytes>,
 ) {
     let (head, body) = request.into_parts();
-    let mut responder = Responder::new(response, &unread);
+    let meter = service.calls.begin(service.thread, head.uri.path());
+    let mut responder = Responder::new(response, &unread, meter);
     let content_type = head.headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     let Some(subtype) = content_subtype(content_type) else {
         return responder.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &no_grpc(content_type));
@@ -148,8 +159,9 @@ pub(super) async fn serve<C: Coordinator>(
         Ok(deadline) => deadline,
         Err((code, status)) => return responder.refuse(code, &status),
     };
+    let started = Instant::now();
     let outcome = {
-        let run = run(&service, &head, body, &mut responder);
+        let run = run(&service, &head, body, &mut responder, meter);
         match deadline {
             Some(deadline) => match tokio::time::timeout(deadline, run).await {
                 Ok(outcome) => outcome,
@@ -158,6 +170,17 @@ pub(super) async fn serve<C: Coordinator>(
             None => run.await,
         }
     };
+    let took = started.elapsed();
+    let code = match &outcome {
+        Ok(Ok(())) => 0,
+        Ok(Err(status)) => status.code,
+        Err(Gone) => Code::Cancelled as u32,
+    };
+    meter.handled(code, took);
+    if took > service.settings.grpc.warning_duration && meter.is_unary() {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(path = head.uri.path(), took_ms, code, "a request took long");
+    }
     match outcome {
         Ok(result) => responder.finish(result),
         Err(Gone) => responder.reset(),
@@ -209,20 +232,23 @@ async fn run<C: Coordinator>(
     head: &request::Parts,
     mut body: RecvStream,
     responder: &mut Responder<'_>,
+    meter: Call<'_>,
 ) -> Result<Result<(), Status>, Gone> {
     let path = head.uri.path();
     let Some(method) = Method::find(path) else { return Ok(Err(no_such_method(path))) };
-    if let Err(status) = check_encoding(&head.headers) {
-        return Ok(Err(status));
-    }
+    let encoding = match Encoding::of(&head.headers) {
+        Ok(encoding) => encoding,
+        Err(status) => return Ok(Err(status)),
+    };
     if method.is_stream() {
-        return stream(service, method, &head.headers, body, responder).await;
+        return stream(service, method, &head.headers, (body, encoding), (responder, meter)).await;
     }
     let unread = responder.unread();
     let receive = async {
         let turn = unread.turn().await;
         let most_bytes = service.most_message_bytes();
-        let message = call::receive(&mut body, most_bytes, &service.large_messages).await?;
+        let message =
+            call::receive(&mut body, most_bytes, &service.large_messages, encoding).await?;
         Ok((turn, message))
     };
     // The turn ends with the call.
@@ -230,6 +256,7 @@ async fn run<C: Coordinator>(
         Ok(received) => received,
         Err(status) => return Ok(Err(status)),
     };
+    meter.received(message.bytes.len());
     let (headers, message) = (&head.headers, &message.bytes);
     match method {
         Method::RangeStream => {
@@ -251,11 +278,12 @@ async fn stream<C: Coordinator>(
     service: &Service<C>,
     method: Method,
     headers: &HeaderMap,
-    body: RecvStream,
-    responder: &mut Responder<'_>,
+    (body, encoding): (RecvStream, Encoding),
+    (responder, meter): (&mut Responder<'_>, Call<'_>),
 ) -> Result<Result<(), Status>, Gone> {
     let most_bytes = service.most_message_bytes();
-    let mut requests = Requests::http2(body, most_bytes, &service.large_messages);
+    let mut requests =
+        Requests::http2((body, encoding), most_bytes, &service.large_messages, meter);
     let mut responses = Responses::new(responder);
     serve_stream(service, method, headers, &mut requests, &mut responses).await
 }
@@ -326,18 +354,6 @@ async fn answer<C: Coordinator>(
         return Err(Status::new(Code::ResourceExhausted, message));
     }
     Ok(frame)
-}
-
-fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
-    match headers.get("grpc-encoding").map(|encoding| encoding.as_bytes()) {
-        None | Some(b"" | b"identity") => Ok(()),
-        Some(encoding) => {
-            let encoding = String::from_utf8_lossy(encoding);
-            let message =
-                format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
-            Err(Status::new(Code::Unimplemented, message))
-        }
-    }
 }
 
 /// What etcd's interceptors ask of every call to its services (server/etcdserver/api/v3rpc/interceptor.go).

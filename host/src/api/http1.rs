@@ -1,55 +1,131 @@
-//! HTTP/1.1 on the client port: /health, /livez, /readyz and /version, with etcd's paths, texts and headers
-//! (server/etcdserver/api/etcdhttp).
+//! HTTP/1.1 on the client ports: who may ask, and who answers. Paths, texts and headers are etcd's
+//! (server/embed/serve.go, server/etcdserver/api/etcdhttp).
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::header::{
+    ALLOW, CONTENT_TYPE, HOST, HeaderName, LOCATION, ORIGIN, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use prost::Message;
-use proto::etcdserverpb::RangeRequest;
 
-use super::coordinator::{AlarmKind, Coordinator, RequestError};
+use super::coordinator::Coordinator;
+use super::debug;
+use super::gateway::{self, Loopback};
 use super::grpc::Service;
-use super::wire::{self, EtcdRequest};
-use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use super::health::{self, Check};
+use super::listener::Purpose;
+use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION, HttpConfig};
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What etcd says to browsers as long as --cors is its default.
-const CORS: [(HeaderName, &str); 3] = [
-    (http::header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
-    (http::header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-    (http::header::ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
-];
+/// A client's connection.
+pub(super) struct Client<C> {
+    pub(super) service: Arc<Service<C>>,
+    pub(super) purpose: Purpose,
+    /// The gateway's way to the gRPC server.
+    pub(super) loopback: Loopback<C>,
+}
 
-/// Serves one request. Its body is not read.
+/// Serves one request.
 pub(super) async fn serve<C: Coordinator>(
-    service: Arc<Service<C>>,
+    client: Arc<Client<C>>,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
-    let mut answer = route(&service, &request).await;
-    for (name, value) in CORS {
-        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    if client.purpose == Purpose::MetricsOnly {
+        return Ok(route(&client, request).await);
+    }
+    let http = &client.service.settings.http;
+    if let Some(refusal) = check_host(http, request.headers()) {
+        return Ok(refusal);
+    }
+    let origin = allowed_origin(http, request.headers());
+    let mut answer = match request.method() == Method::OPTIONS {
+        // A browser that asks whether it may ask.
+        true => Answer::default(),
+        false => route(&client, request).await,
+    };
+    if let Some(origin) = origin {
+        add_cors(answer.headers_mut(), origin);
     }
     Ok(answer)
 }
 
-async fn route<C: Coordinator>(service: &Service<C>, request: &Request<Incoming>) -> Answer {
-    if request.method() == Method::OPTIONS {
-        // A browser that asks whether it may ask.
-        return Answer::default();
+/// Refuses a request to a name that the operator has not listed: a browser that was led here by a forged DNS answer.
+fn check_host(http: &HttpConfig, headers: &HeaderMap) -> Option<Answer> {
+    let host = headers.get(HOST).map_or("", |host| host.to_str().unwrap_or_default());
+    // Without the port, and without the brackets of an IPv6 address.
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None if host.matches(':').count() == 1 => host.split(':').next().unwrap_or_default(),
+        None => host,
+    };
+    if http.host_whitelist.is_empty() || http.host_whitelist.iter().any(|listed| listed == name) {
+        return None;
     }
+    tracing::warn!(host = name, "rejecting HTTP request to prevent DNS rebinding attacks");
+    let body = format!(
+        "\netcd received your request, but the Host header was unrecognized.\n\n\
+         To fix this, choose one of the following options:\n\
+         - Enable TLS, then any HTTPS request will be allowed.\n\
+         - Add the hostname you want to use to the whitelist in settings.\n  \
+         - e.g. etcd --host-whitelist {name:?}\n\n\
+         This requirement has been added to help prevent \"DNS Rebinding\" attacks (CVE-2018-5702).\n"
+    );
+    Some(error(StatusCode::MISDIRECTED_REQUEST, &body))
+}
+
+/// What CORS is answered with: any origin, or the one that asks if it is listed.
+fn allowed_origin(http: &HttpConfig, headers: &HeaderMap) -> Option<HeaderValue> {
+    if http.cors.is_empty() {
+        return Some(HeaderValue::from_static("*"));
+    }
+    let origin = headers.get(ORIGIN)?;
+    http.cors.iter().any(|listed| listed.as_bytes() == origin.as_bytes()).then(|| origin.clone())
+}
+
+fn add_cors(headers: &mut HeaderMap, origin: HeaderValue) {
+    const FIXED: [(HeaderName, &str); 2] = [
+        (http::header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
+        (http::header::ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
+    ];
+    headers.insert(http::header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    for (name, value) in FIXED {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+async fn route<C: Coordinator>(client: &Arc<Client<C>>, request: Request<Incoming>) -> Answer {
+    let service = &client.service;
     let path = request.uri().path();
+    let is_for_metrics = client.purpose == Purpose::MetricsOnly;
+    if !is_for_metrics && service.settings.http.gateway {
+        // What etcd 3.3 called them.
+        let current = path.strip_prefix("/v3beta/").map(|rest| format!("/v3/{rest}"));
+        let path = current.as_deref().unwrap_or(path);
+        if path == "/v3" {
+            return redirect(request.method(), "/v3/");
+        }
+        if path.starts_with("/v3/") {
+            let path = path.to_owned();
+            return gateway::serve(client, &path, request).await;
+        }
+    }
     let checks = Check::under(path);
-    if checks.is_empty() && path != "/health" && path != "/version" {
-        return error(StatusCode::NOT_FOUND, "404 page not found");
+    match path {
+        "/metrics" => return debug::metrics(service),
+        "/debug/vars" if !is_for_metrics => return debug::vars(service),
+        "/health" => {}
+        "/version" if !is_for_metrics => {}
+        _ if checks.is_empty() => return error(StatusCode::NOT_FOUND, "404 page not found"),
+        _ => {}
     }
     if request.method() != Method::GET {
         let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
@@ -58,27 +134,46 @@ async fn route<C: Coordinator>(service: &Service<C>, request: &Request<Incoming>
     }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match path {
-        "/health" => health(service, &query).await,
+        "/health" => health::health(service, &query).await,
         "/version" => version(service),
-        _ => run_checks(service, path, checks, &query).await,
+        _ => health::run_checks(service, path, checks, &query).await,
     }
 }
 
-fn answer(status: StatusCode, content_type: HeaderValue, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+pub(super) fn answer(
+    status: StatusCode,
+    content_type: HeaderValue,
+    body: impl Into<Bytes>,
+) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, content_type);
     answer
 }
 
-fn text_without_sniffing(status: StatusCode, body: String) -> Answer {
+/// As Go's `http.Redirect`, which has a page for those who look.
+fn redirect(method: &Method, to: &'static str) -> Answer {
+    let mut answer = match method == Method::GET || method == Method::HEAD {
+        true => {
+            let html = HeaderValue::from_static("text/html; charset=utf-8");
+            let page = format!("<a href=\"{to}\">Temporary Redirect</a>.\n\n");
+            answer(StatusCode::TEMPORARY_REDIRECT, html, page)
+        }
+        false => Answer::default(),
+    };
+    *answer.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    answer.headers_mut().insert(LOCATION, HeaderValue::from_static(to));
+    answer
+}
+
+pub(super) fn text_without_sniffing(status: StatusCode, body: String) -> Answer {
     let mut answer = answer(status, TEXT, body);
     answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
 
 /// As Go's `http.Error` gives it: with a line break.
-fn error(status: StatusCode, body: &str) -> Answer {
+pub(super) fn error(status: StatusCode, body: &str) -> Answer {
     text_without_sniffing(status, format!("{body}\n"))
 }
 
@@ -94,154 +189,11 @@ fn version<C: Coordinator>(service: &Service<C>) -> Answer {
     answer(StatusCode::OK, JSON, body)
 }
 
-/// `/health`: no alarm, a leader, and a read that works. `?serializable=true` asks for this member only.
-async fn health<C: Coordinator>(service: &Service<C>, query: &Query) -> Answer {
-    let serializable = query.first("serializable") == Some("true");
-    let status = service.coordinator.status();
-    let alarm = status.alarms.iter().find(|alarm| !query.has("exclude", alarm.kind.name()));
-    let reason = if let Some(alarm) = alarm {
-        format!("ALARM {}", alarm.kind.name())
-    } else if !serializable && status.standing.leader == 0 {
-        "RAFT NO LEADER".to_owned()
-    } else {
-        match read(service, serializable).await {
-            Ok(()) => String::new(),
-            Err(error) => format!("RANGE ERROR:{error}"),
-        }
-    };
-    let is_healthy = reason.is_empty();
-    let body = format!(
-        r#"{{"health":"{is_healthy}","reason":{}}}"#,
-        serde_json::Value::from(reason.as_str())
-    );
-    if is_healthy {
-        return answer(StatusCode::OK, TEXT, body);
-    }
-    tracing::warn!(output = body, "status-code" = 503, "/health error");
-    error(StatusCode::SERVICE_UNAVAILABLE, &body)
-}
-
-/// Reads one key that is not there.
-async fn read<C: Coordinator>(
-    service: &Service<C>,
-    serializable: bool,
-) -> Result<(), RequestError> {
-    let range = RangeRequest {
-        key: Bytes::from_static(b"\0"),
-        limit: 1,
-        keys_only: true,
-        serializable,
-        ..Default::default()
-    };
-    let request = wire::etcd_request(EtcdRequest::Range, &range.encode_to_vec());
-    if !serializable {
-        service.coordinator.read_index().await?;
-    }
-    service.coordinator.query(request, false).await.map(|_| ())
-}
-
-/// The checks that /livez and /readyz are made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
-    DataCorruption,
-    SerializableRead,
-    LinearizableRead,
-    NonLearner,
-}
-
-impl Check {
-    const LIVEZ: &[Check] = &[Check::SerializableRead];
-    const READYZ: &[Check] = &[
-        Check::DataCorruption,
-        Check::SerializableRead,
-        Check::LinearizableRead,
-        Check::NonLearner,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Check::DataCorruption => "data_corruption",
-            Check::SerializableRead => "serializable_read",
-            Check::LinearizableRead => "linearizable_read",
-            Check::NonLearner => "non_learner",
-        }
-    }
-
-    /// The checks that a path stands for: all of /livez or /readyz, or one of them. None if it is no such path.
-    fn under(path: &str) -> &'static [Check] {
-        let Some((root, checks)) = [("/livez", Check::LIVEZ), ("/readyz", Check::READYZ)]
-            .into_iter()
-            .find(|(root, _)| path.starts_with(root))
-        else {
-            return &[];
-        };
-        match path[root.len()..].strip_prefix('/') {
-            None if path.len() == root.len() => checks,
-            None => &[],
-            Some(name) => match checks.iter().position(|check| check.name() == name) {
-                Some(at) => &checks[at..=at],
-                None => &[],
-            },
-        }
-    }
-
-    async fn run<C: Coordinator>(self, service: &Service<C>) -> Result<(), String> {
-        let coordinator = &service.coordinator;
-        let read = |serializable| read(service, serializable);
-        match self {
-            Check::SerializableRead => read(true).await.map_err(|error| error.to_string()),
-            Check::LinearizableRead => read(false).await.map_err(|error| error.to_string()),
-            Check::DataCorruption => {
-                let alarms = coordinator.status().alarms;
-                match alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
-                    true => Err("alarm activated: CORRUPT".to_owned()),
-                    false => Ok(()),
-                }
-            }
-            Check::NonLearner if coordinator.standing().is_learner => {
-                Err("not supported for learner".to_owned())
-            }
-            Check::NonLearner => Ok(()),
-        }
-    }
-}
-
-async fn run_checks<C: Coordinator>(
-    service: &Service<C>,
-    path: &str,
-    checks: &[Check],
-    query: &Query,
-) -> Answer {
-    // As in etcd, a path that names one check cannot exclude it.
-    let is_root = path.rfind('/') == Some(0);
-    let mut reason = String::new();
-    let mut failed = false;
-    for check in checks {
-        if is_root && query.has("exclude", check.name()) {
-            continue;
-        }
-        match check.run(service).await {
-            Ok(()) => reason.push_str(&format!("[+]{} ok\n", check.name())),
-            Err(error) => {
-                failed = true;
-                reason.push_str(&format!("[-]{} failed: {error}\n", check.name()));
-            }
-        }
-    }
-    if failed {
-        tracing::warn!(path, reason, "status-code" = 503, "Health check error");
-        return error(StatusCode::SERVICE_UNAVAILABLE, &reason);
-    }
-    let verbose = query.first("verbose").is_some();
-    let body = if verbose { reason + "ok\n" } else { "ok\n".to_owned() };
-    text_without_sniffing(StatusCode::OK, body)
-}
-
 /// The parameters of a URL, as Go reads them: what cannot be decoded is left out.
-struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    fn parse(text: &str) -> Query {
+    pub(super) fn parse(text: &str) -> Query {
         let pairs = text.split('&').filter(|pair| !pair.is_empty() && !pair.contains(';'));
         let decoded = pairs.filter_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -250,11 +202,11 @@ impl Query {
         Query(decoded.collect())
     }
 
-    fn first(&self, name: &str) -> Option<&str> {
+    pub(super) fn first(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }
 
-    fn has(&self, name: &str, value: &str) -> bool {
+    pub(super) fn has(&self, name: &str, value: &str) -> bool {
         self.0.iter().any(|pair| pair.0 == name && pair.1 == value)
     }
 }
@@ -279,16 +231,33 @@ fn decode_percent(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn paths_stand_for_checks() {
-        assert_eq!(Check::under("/livez"), Check::LIVEZ);
-        assert_eq!(Check::under("/readyz"), Check::READYZ);
-        assert_eq!(Check::under("/readyz/non_learner"), [Check::NonLearner]);
-        for path in
-            ["/livez/", "/livez/non_learner", "/livezz", "/readyz/non_learner/", "/", "", "/health"]
-        {
-            assert_eq!(Check::under(path), [], "{path}");
+    fn config(cors: &[&str], hosts: &[&str]) -> HttpConfig {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        HttpConfig {
+            listen_http_urls: Vec::new(),
+            listen_metrics_urls: Vec::new(),
+            gateway: true,
+            cors: owned(cors),
+            host_whitelist: owned(hosts),
         }
+    }
+
+    #[test]
+    fn hosts_and_origins_are_checked() {
+        let headers = |name: HeaderName, value: &'static str| {
+            HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
+        };
+        let listed = config(&["http://a:1"], &["a", "::1"]);
+        for (host, is_allowed) in
+            [("a", true), ("a:2379", true), ("[::1]:2379", true), ("b:1", false), ("", false)]
+        {
+            assert_eq!(check_host(&listed, &headers(HOST, host)).is_none(), is_allowed, "{host}");
+        }
+        assert!(check_host(&config(&[], &[]), &headers(HOST, "b")).is_none());
+        let origin = |config: &HttpConfig, origin| allowed_origin(config, &headers(ORIGIN, origin));
+        assert_eq!(origin(&listed, "http://a:1").unwrap(), "http://a:1");
+        assert_eq!(origin(&listed, "http://b:1"), None);
+        assert_eq!(origin(&config(&[], &[]), "http://b:1").unwrap(), "*");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listener -> serve (threads) -> connection -> grpc -> call (HTTP/2 stream) -> kv | services -> Coordinator
-//!                                          \-> http1
+//!                                          \-> http1 -> health | debug | gateway -> grpc, in this process
 //! ```
 //!
 //! - It holds no replicated state. Everything it knows it asks its `Coordinator` for.
@@ -10,10 +10,16 @@
 //! - Whatever bytes a client sends: an error or back-pressure, never a panic, never memory without a limit.
 
 mod call;
+mod client_stream;
 mod connection;
 mod coordinator;
+mod debug;
+mod descriptors;
+mod gateway;
 mod grpc;
+mod health;
 mod http1;
+mod keepalive;
 mod kv;
 mod listener;
 mod maintenance;
@@ -33,9 +39,10 @@ pub use coordinator::{
     Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
     SnapshotFile, Standing,
 };
-pub use listener::{BindError, Listeners};
+pub use listener::{BindError, Listeners, Purpose};
 pub use serve::{ServeError, Server, serve};
 
+use crate::config::{GrpcConfig, HttpConfig};
 use std::time::Duration;
 
 /// What the API has to know of this member beside what its coordinator tells.
@@ -49,6 +56,6 @@ pub struct Settings {
     pub quota_backend_bytes: i64,
     /// How often it is looked whether a stream that wants a leader still has one.
     pub election_timeout: Duration,
-    /// How often watchers that want it are told of their progress.
-    pub watch_progress_notify_interval: Duration,
+    pub http: HttpConfig,
+    pub grpc: GrpcConfig,
 }

@@ -5,24 +5,27 @@
 //! are dealt out in turn by one thread, and not by the kernel, because the kernel's way (SO_REUSEPORT) would let a
 //! second server share the ports.
 
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::sleep;
 
 use super::Settings;
+use super::client_stream::Detached;
 use super::connection;
 use super::coordinator::Coordinator;
+use super::descriptors;
 use super::grpc::Service;
-use super::listener::Listeners;
+use super::listener::{Listeners, Listening, Purpose, SocketFile};
 use crate::limits;
+use crate::metrics::Calls;
 
 /// A server that serves. Dropped, it stops as if it were killed.
 #[derive(Debug)]
@@ -62,6 +65,9 @@ pub fn serve<C: Coordinator>(
     let (grace, grace_given) = watch::channel(None);
     let settings = Arc::new(settings);
     let large_messages = Arc::new(Semaphore::new(limits::LARGE_MESSAGES_KIB));
+    let threads = coordinators.len();
+    let calls =
+        Arc::new(Calls::new(descriptors::methods(), threads, settings.grpc.extensive_metrics));
     let mut server = Server { addresses, stopping, grace, threads: Vec::new() };
     let mut queues = Vec::new();
     for (number, coordinator) in coordinators.into_iter().enumerate() {
@@ -72,6 +78,8 @@ pub fn serve<C: Coordinator>(
             settings: settings.clone(),
             large_messages: large_messages.clone(),
             stopping: is_stopping.clone(),
+            calls: calls.clone(),
+            thread: number,
         });
         let grace = grace_given.clone();
         let runtime = single_threaded_runtime()?;
@@ -83,8 +91,10 @@ pub fn serve<C: Coordinator>(
     let runtime = single_threaded_runtime()?;
     let sockets = {
         let _in_runtime = runtime.enter();
-        let sockets = listeners.into_sockets().into_iter().map(TcpListener::from_std);
-        sockets.collect::<Result<Vec<_>, _>>()?
+        let sockets = listeners.into_listening().into_iter();
+        sockets
+            .map(|(purpose, socket)| Ok((purpose, Accepting::new(socket)?)))
+            .collect::<std::io::Result<Vec<_>>>()?
     };
     let acceptor = std::thread::Builder::new()
         .name("client-accept".to_owned())
@@ -133,11 +143,42 @@ impl Drop for Slot {
     }
 }
 
-type Accepted = (StdTcpStream, Slot);
+type Accepted = (Detached, Purpose, Slot);
+
+/// A socket of the accepting thread's runtime.
+enum Accepting {
+    Tcp(TcpListener),
+    Unix {
+        socket: UnixListener,
+        /// Removed at the end.
+        _file: SocketFile,
+    },
+}
+
+impl Accepting {
+    fn new(socket: Listening) -> std::io::Result<Accepting> {
+        Ok(match socket {
+            Listening::Tcp(socket) => Accepting::Tcp(TcpListener::from_std(socket)?),
+            Listening::Unix(socket, file) => {
+                Accepting::Unix { socket: UnixListener::from_std(socket)?, _file: file }
+            }
+        })
+    }
+
+    /// A connection with its options, freed from this thread's runtime. None if it broke at once.
+    async fn accept(&self) -> std::io::Result<Option<Detached>> {
+        Ok(match self {
+            Accepting::Tcp(socket) => prepare(socket.accept().await?.0).ok().map(Detached::Tcp),
+            Accepting::Unix { socket, .. } => {
+                socket.accept().await?.0.into_std().ok().map(Detached::Unix)
+            }
+        })
+    }
+}
 
 /// Accepts on all sockets until the server stops. The sockets are closed at the end.
 async fn accept_all(
-    sockets: Vec<TcpListener>,
+    sockets: Vec<(Purpose, Accepting)>,
     queues: Vec<mpsc::Sender<Accepted>>,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -145,8 +186,9 @@ async fn accept_all(
     let turn = Arc::new(AtomicUsize::new(0));
     let connections = Arc::new(AtomicUsize::new(0));
     let mut tasks = Vec::new();
-    for socket in sockets {
-        let accepting = accept(socket, queues.clone(), turn.clone(), connections.clone());
+    for (purpose, socket) in sockets {
+        let accepting =
+            accept((purpose, socket), queues.clone(), turn.clone(), connections.clone());
         tasks.push(tokio::spawn(accepting));
     }
     // An error means that the server was dropped: that is a stop as well.
@@ -157,14 +199,14 @@ async fn accept_all(
 }
 
 async fn accept(
-    socket: TcpListener,
+    (purpose, socket): (Purpose, Accepting),
     queues: Arc<[mpsc::Sender<Accepted>]>,
     turn: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
 ) {
     loop {
         let stream = match socket.accept().await {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 if is_lasting(&error) {
                     tracing::warn!(%error, "accepting a client failed, and is tried again");
@@ -177,9 +219,9 @@ async fn accept(
             tracing::warn!(limit = limits::CLIENT_CONNECTIONS, "too many clients, one was refused");
             continue;
         };
-        let Ok(stream) = prepare(stream) else { continue };
+        let Some(stream) = stream else { continue };
         let queue = &queues[turn.fetch_add(1, Ordering::Relaxed) % queues.len()];
-        if queue.send((stream, slot)).await.is_err() {
+        if queue.send((stream, purpose, slot)).await.is_err() {
             return;
         }
     }
@@ -192,8 +234,8 @@ fn is_lasting(error: &std::io::Error) -> bool {
     !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Gives a connection its options, and frees it from this thread's runtime.
-fn prepare(stream: TcpStream) -> std::io::Result<StdTcpStream> {
+/// Gives a TCP connection its options, and frees it from this thread's runtime.
+fn prepare(stream: TcpStream) -> std::io::Result<std::net::TcpStream> {
     stream.set_nodelay(true)?;
     let keepalive =
         TcpKeepalive::new().with_time(limits::TCP_KEEPALIVE).with_interval(limits::TCP_KEEPALIVE);
@@ -210,8 +252,8 @@ async fn serve_connections<C: Coordinator>(
     let background = tokio::spawn(service.coordinator.clone().run());
     // Every connection holds a sender: when all of them have ended, nothing can be received any more.
     let (connection_alive, mut connections_ended) = mpsc::channel::<()>(1);
-    while let Some((stream, slot)) = accepted.recv().await {
-        let stream = match TcpStream::from_std(stream) {
+    while let Some((stream, purpose, slot)) = accepted.recv().await {
+        let stream = match stream.attach() {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a client could not be taken over by its thread");
@@ -220,7 +262,7 @@ async fn serve_connections<C: Coordinator>(
         };
         let (service, alive) = (service.clone(), connection_alive.clone());
         tokio::spawn(async move {
-            connection::serve(service, stream).await;
+            connection::serve(service, stream, purpose).await;
             drop((alive, slot));
         });
     }

@@ -1,7 +1,7 @@
 //! The two directions of a call that streams: request messages as they come, response messages as the client takes them.
 //!
-//! Services see messages and nothing of the transport: the same function serves an HTTP/2 stream and the gateway, which
-//! reads and writes JSON at the other end of two channels. Both directions can be waited for at the same time:
+//! Services see messages and nothing of the transport, so that tests can drive them by channels; the gateway comes by
+//! HTTP/2 as everyone does, through memory. Both directions can be waited for at the same time:
 //!
 //! ```text
 //! loop {
@@ -19,19 +19,24 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::task::{Context, Poll, Waker, ready};
+#[cfg(test)]
+use std::task::ready;
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+#[cfg(test)]
+use futures_util::{FutureExt, future::BoxFuture};
 use h2::RecvStream;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+#[cfg(test)]
+use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::call::{self, Gone};
+use super::call::{self, Encoding, Gone};
 use super::status::{Code, Status};
 use super::wire::{FRAME_PREFIX_BYTES, Frame};
 use crate::limits;
+use crate::metrics::Call;
 
 /// What messages are joined to: the largest frame that every HTTP/2 client takes.
 const JOINED_BYTES: usize = 16 << 10;
@@ -41,28 +46,32 @@ pub(super) struct Requests<'a>(Source<'a>);
 
 enum Source<'a> {
     Http2(Box<Http2Requests<'a>>),
-    #[cfg_attr(not(test), allow(dead_code, reason = "the gateway's way in"))]
+    #[cfg(test)]
     InProcess(mpsc::Receiver<Bytes>),
 }
 
 impl<'a> Requests<'a> {
     pub(super) fn http2(
-        body: RecvStream,
+        (body, encoding): (RecvStream, Encoding),
         most_bytes: usize,
         large_messages: &'a Semaphore,
+        meter: Call<'a>,
     ) -> Requests<'a> {
         Requests(Source::Http2(Box::new(Http2Requests {
             body,
+            encoding,
             most_bytes,
             large_messages,
+            meter,
             buffer: BytesMut::new(),
             held_bytes: 0,
+            compressed: None,
             budget: None,
             stalled_at: None,
         })))
     }
 
-    #[cfg_attr(not(test), allow(dead_code, reason = "the gateway's way in"))]
+    #[cfg(test)]
     /// Messages from within the process. The channel's bound is its maker's.
     pub(super) fn in_process(messages: mpsc::Receiver<Bytes>) -> Requests<'static> {
         Requests(Source::InProcess(messages))
@@ -75,6 +84,7 @@ impl<'a> Requests<'a> {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         match &mut self.0 {
             Source::Http2(requests) => requests.next().await,
+            #[cfg(test)]
             Source::InProcess(messages) => Ok(messages.recv().await),
         }
     }
@@ -82,12 +92,16 @@ impl<'a> Requests<'a> {
 
 struct Http2Requests<'a> {
     body: RecvStream,
+    encoding: Encoding,
     most_bytes: usize,
     large_messages: &'a Semaphore,
+    meter: Call<'a>,
     /// What has arrived and was not given out.
     buffer: BytesMut,
     /// What of it counts against the call's window: the client can send that much less.
     held_bytes: usize,
+    /// A message that waits to be inflated.
+    compressed: Option<Bytes>,
     /// For a message that does not fit the window, until the next one is asked for.
     budget: Option<SemaphorePermit<'a>>,
     /// When the rest of such a message has to have come on.
@@ -97,17 +111,26 @@ struct Http2Requests<'a> {
 impl Http2Requests<'_> {
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            let length = match self.buffer.first_chunk::<FRAME_PREFIX_BYTES>() {
+            if let Some(compressed) = self.compressed.clone() {
+                return self.inflate(&compressed).await.map(Some);
+            }
+            let prefix = match self.buffer.first_chunk::<FRAME_PREFIX_BYTES>() {
                 None => None,
                 Some([format, length @ ..]) => {
                     let length = u32::from_be_bytes(*length) as usize;
-                    call::check_prefix(*format, length, self.most_bytes)?;
-                    Some(length)
+                    let is_compressed =
+                        call::check_prefix(*format, length, self.most_bytes, self.encoding)?;
+                    Some((length, is_compressed))
                 }
             };
-            if let Some(length) = length {
+            if let Some((length, is_compressed)) = prefix {
                 if self.buffer.len() >= FRAME_PREFIX_BYTES + length {
-                    return Ok(Some(self.take(length)));
+                    let message = self.take(length);
+                    if !is_compressed {
+                        return Ok(Some(message));
+                    }
+                    self.compressed = Some(message);
+                    continue;
                 }
                 self.make_room_for(length).await?;
             }
@@ -123,6 +146,7 @@ impl Http2Requests<'_> {
     }
 
     fn take(&mut self, length: usize) -> Bytes {
+        self.meter.received(length);
         self.buffer.advance(FRAME_PREFIX_BYTES);
         let message = self.buffer.split_to(length).freeze();
         if self.stalled_at.take().is_none() {
@@ -130,6 +154,15 @@ impl Http2Requests<'_> {
         }
         self.release(self.held_bytes.saturating_sub(self.buffer.len()));
         message
+    }
+
+    async fn inflate(&mut self, compressed: &[u8]) -> Result<Bytes, Status> {
+        self.budget = None;
+        let message = call::inflate(compressed, self.most_bytes, self.large_messages).await?;
+        let (bytes, budget) = message.into_parts();
+        self.budget = budget;
+        self.compressed = None;
+        Ok(bytes)
     }
 
     /// Lets the client send on if the message is larger than the window; the budget holds it then.
@@ -178,6 +211,9 @@ pub(super) trait Sink: Send {
     fn joins_messages(&self) -> bool {
         false
     }
+
+    /// Told of each message, before it is sent.
+    fn count(&self, _bytes: usize) {}
 }
 
 /// The response messages of one call.
@@ -201,6 +237,7 @@ impl<'a> Responses<'a> {
 
     /// Sends a message, at once or when the client has room for it (`drive`). To be called when there is room here.
     pub(super) fn push(&mut self, frame: Frame) {
+        self.sink.count(frame.bytes().saturating_sub(FRAME_PREFIX_BYTES));
         self.queued_bytes += frame.bytes();
         self.queue.push_back(frame);
         if self.queue.len() == 1 {
@@ -296,7 +333,7 @@ impl<'a> Responses<'a> {
     }
 }
 
-#[cfg_attr(not(test), allow(dead_code, reason = "the gateway's way out"))]
+#[cfg(test)]
 /// Gives responses to a reader within the process, one after the other: what waits, waits in `Responses`.
 pub(super) struct InProcessSink {
     messages: mpsc::Sender<Bytes>,
@@ -305,7 +342,7 @@ pub(super) struct InProcessSink {
     closed: BoxFuture<'static, ()>,
 }
 
-#[cfg_attr(not(test), allow(dead_code, reason = "the gateway's way out"))]
+#[cfg(test)]
 impl InProcessSink {
     pub(super) fn new(messages: mpsc::Sender<Bytes>) -> InProcessSink {
         let sender = messages.clone();
@@ -314,6 +351,7 @@ impl InProcessSink {
     }
 }
 
+#[cfg(test)]
 impl Sink for InProcessSink {
     fn poll_send(&mut self, cx: &mut Context<'_>, frame: &mut Frame) -> Poll<Result<(), Gone>> {
         let messages = &self.messages;

@@ -43,7 +43,7 @@ pub(super) async fn serve<C: Coordinator>(
         return Ok(Err(status));
     }
     let stream = service.coordinator.watches().open();
-    let mut progress_due = ticks(with_jitter(service.settings.watch_progress_notify_interval));
+    let mut progress_due = ticks(with_jitter(service.settings.grpc.watch_progress_notify_interval));
     let mut leader_lost = std::pin::pin!(leader_lost(service, wants_leader(headers)));
     let mut is_open = true;
     loop {

@@ -1,7 +1,7 @@
 //! Protobuf by hand, for the messages that pass through unread: requests are wrapped and responses are given their
 //! header by writing tags and lengths around bytes that stay as they are.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 const VARINT: u32 = 0;
 const LENGTH_DELIMITED: u32 = 2;
@@ -113,11 +113,10 @@ impl Frame {
         self.head.len() + self.body.len()
     }
 
-    #[cfg_attr(not(test), allow(dead_code, reason = "the gateway's way out"))]
+    #[cfg(test)]
     /// The message alone, without gRPC's prefix. Nothing is left in the frame.
     pub(super) fn take_message(&mut self) -> Bytes {
-        let mut head = std::mem::take(&mut self.head);
-        head.advance(FRAME_PREFIX_BYTES);
+        let head = std::mem::take(&mut self.head).split_off(FRAME_PREFIX_BYTES);
         let body = std::mem::take(&mut self.body);
         match body.is_empty() {
             true => head,

@@ -26,10 +26,14 @@ pub enum ConfigError {
     Conflict { variable: String },
     #[error("invalid value {text:?} for {variable}: {reason}")]
     Variable { variable: String, text: String, reason: String },
+    #[error("the configuration file {path} cannot be used: {reason}")]
+    File { path: String, reason: String },
+    #[error("--{flag} cannot be used: {missing}")]
+    Missing { flag: &'static str, missing: &'static str },
     #[error(
-        "ETCD_CONFIG_FILE is set, but configuration files are not there yet; use flags or ETCD_ variables"
+        "--{flag} has the unix socket {url}, but members reach each other by http://host:port only"
     )]
-    ConfigFile,
+    PeerSocket { flag: &'static str, url: String },
     #[error("--advertise-client-urls is required when --listen-client-urls is set explicitly")]
     UnsetAdvertiseClientUrls,
     #[error("expected IP in URL for binding ({url}): give --{flag} an IP address or localhost")]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::flags::{FLAGS, Flag, Section};
+use super::flags::{self, Flag, Section};
 use super::value::Kind;
 use super::{ETCD_VERSION, PRODUCT_VERSION};
 
@@ -16,6 +16,9 @@ const USAGE: &str = "Usage:
 
   instar -h | --help
     Show this help.
+
+  instar --config-file
+    Path to a configuration file. With it, all other flags and variables are ignored.
 
 Every flag but --version and --help can also be set by an environment variable: ETCD_, and the flag's name in capitals
 with underscores for dashes. Setting one both ways is refused.
@@ -32,14 +35,14 @@ pub(super) fn help() -> String {
                 Kind::Boolean => writeln!(text, "  --{}", flag.name),
                 _ => writeln!(text, "  --{} '{}'", flag.name, flag.documented_default()),
             };
-            let _ = writeln!(text, "    {}", flag.help);
+            let _ = writeln!(text, "    {}", flag.documentation());
         }
     }
     text
 }
 
 fn flags_of(section: Section) -> impl Iterator<Item = &'static Flag> {
-    FLAGS.iter().filter(move |flag| flag.section == section)
+    flags::all().filter(move |flag| flag.section == section)
 }
 
 /// What `--version` prints: etcd's four lines, then ours. Tools read the first one.
@@ -71,7 +74,8 @@ pub(super) fn document() -> String {
          Made from the table in `host/src/config/flags.rs`; a test compares this page with it.\n\n\
          Names, defaults and syntax are etcd's: `--flag value`, `--flag=value`, with one dash or two; the last of \
          repeated flags wins.\nThe variable in the second column does the same as the flag. Setting both is refused, \
-         and an unknown `ETCD_` variable is\nonly warned of.\n",
+         and an unknown `ETCD_` variable is\nonly warned of. In a file for `--config-file` the names are keys; durations are \
+         integers there, in nanoseconds, and unknown keys\nare only warned of, which etcd does not even do.\n",
     );
     for section in Section::ALL {
         let _ = write!(
@@ -81,7 +85,7 @@ pub(super) fn document() -> String {
         );
         for flag in flags_of(section) {
             let variable = match section {
-                Section::Program => String::new(),
+                Section::Program if flag.name != "config-file" => String::new(),
                 _ => format!("`{}`", flag.environment_variable()),
             };
             let _ = writeln!(
@@ -89,7 +93,7 @@ pub(super) fn document() -> String {
                 "| `--{}` | {variable} | `{}` | {} |",
                 flag.name,
                 flag.documented_default(),
-                flag.help
+                flag.documentation()
             );
         }
     }

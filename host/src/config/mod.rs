@@ -6,7 +6,10 @@
 
 mod auto_compaction;
 mod cluster;
+mod duration;
 mod error;
+mod feature_gates;
+mod file;
 mod flags;
 mod help;
 mod parse;
@@ -17,6 +20,7 @@ mod value;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use auto_compaction::AutoCompaction;
 pub use cluster::{ClusterError, InitialCluster, InitialMember};
@@ -54,7 +58,7 @@ pub enum Invocation {
 pub struct Config {
     pub name: String,
     pub data_dir: PathBuf,
-    /// Each has a `bind_address`.
+    /// Each has a `bind_address` or a `socket_path`.
     pub listen_client_urls: Vec<Url>,
     /// Each has a `bind_address`.
     pub listen_peer_urls: Vec<Url>,
@@ -77,9 +81,40 @@ pub struct Config {
     pub election_timeout_ms: u32,
     pub max_request_bytes: u32,
     pub max_txn_ops: u32,
+    pub http: HttpConfig,
+    pub grpc: GrpcConfig,
     pub log: LogConfig,
     /// To be logged once there is a log.
     pub notices: Vec<Notice>,
+}
+
+/// What is served over HTTP beside gRPC, and to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// For HTTP only. If there are any, `listen_client_urls` are for gRPC only.
+    pub listen_http_urls: Vec<Url>,
+    /// For metrics and health checks only.
+    pub listen_metrics_urls: Vec<Url>,
+    pub gateway: bool,
+    /// Origins that browsers may ask from; empty: any.
+    pub cors: Vec<String>,
+    /// Names that requests may be addressed to; empty: any.
+    pub host_whitelist: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcConfig {
+    /// On one connection.
+    pub max_concurrent_streams: u32,
+    pub keepalive_min_time: Duration,
+    pub keepalive_interval: Duration,
+    pub keepalive_timeout: Duration,
+    /// Whether the time that methods take is measured, for a histogram.
+    pub extensive_metrics: bool,
+    /// A unary request that takes longer is logged.
+    pub warning_duration: Duration,
+    /// How often watchers that want it are told of their progress.
+    pub watch_progress_notify_interval: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,25 +165,36 @@ impl Config {
         arguments: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Invocation, ConfigError> {
-        let mut given = parse::arguments(arguments)?;
+        let (mut given, mut notices) = parse::arguments(arguments)?;
         if boolean(&given, "help") {
             return Ok(Invocation::Print(help::help()));
         }
         if boolean(&given, "version") {
             return Ok(Invocation::Print(help::version()));
         }
-        let notices = parse::environment(&mut given, environment)?;
+        let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+        if let Some(path) = config_file(&given, &environment) {
+            (given, notices) = file::read(&path)?;
+        } else {
+            notices.extend(parse::environment(&mut given, environment)?);
+        }
+        notices.extend(given.check_effects()?);
         Ok(Invocation::Serve(Box::new(Config::check(&given, notices)?)))
     }
 
     fn check(given: &Given, notices: Vec<Notice>) -> Result<Config, ConfigError> {
         let log = log_config(given)?;
-        let listen_peer_urls = bindable(given, "listen-peer-urls")?;
+        let listen_peer_urls =
+            without_sockets("listen-peer-urls", bindable(given, "listen-peer-urls")?)?;
         let listen_client_urls = bindable(given, "listen-client-urls")?;
-        let advertise_peer_urls = reachable(given, "initial-advertise-peer-urls")?;
+        let advertise_peer_urls = without_sockets(
+            "initial-advertise-peer-urls",
+            reachable(given, "initial-advertise-peer-urls")?,
+        )?;
         let advertise_client_urls = reachable(given, "advertise-client-urls")?;
         let (heartbeat_interval_ms, election_timeout_ms) = intervals(given)?;
-        if given.is_set("listen-client-urls") && !given.is_set("advertise-client-urls") {
+        let is_listening = given.is_set("listen-client-urls") && !given.is_from_file();
+        if is_listening && !given.is_set("advertise-client-urls") {
             return Err(ConfigError::UnsetAdvertiseClientUrls);
         }
         let max_request_bytes = unsigned32(given, "max-request-bytes");
@@ -188,6 +234,8 @@ impl Config {
             election_timeout_ms,
             max_request_bytes,
             max_txn_ops: unsigned32(given, "max-txn-ops"),
+            http: http_config(given)?,
+            grpc: grpc_config(given),
             log,
             notices,
         })
@@ -196,6 +244,54 @@ impl Config {
     /// Whether the member has the name that it has when none is given.
     pub fn has_default_name(&self) -> bool {
         self.name == DEFAULT_NAME
+    }
+}
+
+/// The configuration file, if there is one.
+fn config_file(given: &Given, environment: &[(OsString, OsString)]) -> Option<String> {
+    let flag = text(given, "config-file");
+    if !flag.is_empty() {
+        return Some(flag);
+    }
+    let variable = environment.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE");
+    variable.map(|(_, path)| path.to_string_lossy().into_owned()).filter(|path| !path.is_empty())
+}
+
+fn http_config(given: &Given) -> Result<HttpConfig, ConfigError> {
+    // What allows everything is kept as an empty list.
+    let list = |flag: &str| -> Vec<String> {
+        let text = text(given, flag);
+        let names: Vec<&str> = text.split(',').filter(|name| !name.is_empty()).collect();
+        let any = names.contains(&"*");
+        names.into_iter().filter(|_| !any).map(str::to_owned).collect()
+    };
+    Ok(HttpConfig {
+        listen_http_urls: bindable(given, "listen-client-http-urls")?,
+        listen_metrics_urls: bindable(given, "listen-metrics-urls")?,
+        gateway: boolean(given, "enable-grpc-gateway"),
+        cors: list("cors"),
+        host_whitelist: list("host-whitelist"),
+    })
+}
+
+/// etcd's `minWatchProgressInterval`; what is less is taken for it.
+const LEAST_WATCH_PROGRESS_NOTIFY_INTERVAL: Duration = Duration::from_millis(100);
+
+fn grpc_config(given: &Given) -> GrpcConfig {
+    // Without a policy of etcd's, grpc-go's own stands.
+    let or = |flag: &str, default: u64| match duration(given, flag) {
+        Duration::ZERO => Duration::from_secs(default),
+        other => other,
+    };
+    GrpcConfig {
+        max_concurrent_streams: unsigned32(given, "max-concurrent-streams"),
+        keepalive_min_time: or("grpc-keepalive-min-time", 300),
+        keepalive_interval: or("grpc-keepalive-interval", 7_200),
+        keepalive_timeout: or("grpc-keepalive-timeout", 20),
+        extensive_metrics: text(given, "metrics") == "extensive",
+        warning_duration: duration(given, "warning-unary-request-duration"),
+        watch_progress_notify_interval: or("watch-progress-notify-interval", 600)
+            .max(LEAST_WATCH_PROGRESS_NOTIFY_INTERVAL),
     }
 }
 
@@ -254,8 +350,17 @@ fn initial_cluster(
 /// URLs to listen on: each has to have an address, as etcd wants it.
 fn bindable(given: &Given, flag: &'static str) -> Result<Vec<Url>, ConfigError> {
     let urls = urls(given, flag);
-    match urls.iter().find(|url| url.bind_address().is_none()) {
+    let has_place = |url: &Url| url.socket_path().is_some() || url.bind_address().is_some();
+    match urls.iter().find(|url| !has_place(url)) {
         Some(url) => Err(ConfigError::NotAnAddress { flag, url: url.to_string() }),
+        None => Ok(urls),
+    }
+}
+
+/// Members reach each other by TCP only.
+fn without_sockets(flag: &'static str, urls: Vec<Url>) -> Result<Vec<Url>, ConfigError> {
+    match urls.iter().find(|url| url.socket_path().is_some()) {
+        Some(url) => Err(ConfigError::PeerSocket { flag, url: url.to_string() }),
         None => Ok(urls),
     }
 }
@@ -263,7 +368,7 @@ fn bindable(given: &Given, flag: &'static str) -> Result<Vec<Url>, ConfigError> 
 /// URLs that others are told: each has to have a host.
 fn reachable(given: &Given, flag: &'static str) -> Result<Vec<Url>, ConfigError> {
     let urls = urls(given, flag);
-    match urls.iter().find(|url| url.host().is_empty()) {
+    match urls.iter().find(|url| url.host().is_empty() && url.socket_path().is_none()) {
         Some(url) => {
             let (url, urls) = (url.to_string(), url::join(&urls));
             Err(ConfigError::EmptyHost { flag, urls, url })
@@ -334,6 +439,13 @@ fn signed(given: &Given, flag: &str) -> i64 {
     match given.value(flag) {
         Some(Value::Signed(number)) => number,
         _ => 0,
+    }
+}
+
+fn duration(given: &Given, flag: &str) -> Duration {
+    match given.value(flag) {
+        Some(Value::Duration(duration)) => duration,
+        _ => Duration::ZERO,
     }
 }
 

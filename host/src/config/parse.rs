@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::error::ConfigError;
-use super::flags::{self, FLAGS, Flag};
+use super::flags::{self, Effect, Flag};
 use super::value::{Kind, Value};
 
 /// The values that were given, by the names of their flags.
+#[derive(Debug)]
 pub(super) struct Given {
     values: BTreeMap<&'static str, Value>,
+    from_file: bool,
 }
 
 /// What the environment has to be told of, once there is a log.
@@ -23,12 +25,33 @@ pub enum Notice {
     Used { variable: String, value: String },
     /// A variable that looks like a flag's, and is none.
     Unrecognized { variable: String },
+    /// A flag that was given, and has no effect.
+    WithoutEffect { flag: &'static str, reason: &'static str },
+    /// A flag of times long past.
+    Ignored { flag: String },
+    /// A configuration file in the place of everything else.
+    File { path: String },
+    /// A key of the file that is no flag's.
+    UnknownKey { key: String },
 }
 
 /// Variables that etcd or its images read for other purposes.
 const TOLERATED: [&str; 3] = ["ETCD_VERIFY", "ETCD_UNSUPPORTED_ARCH", "ETCD_VERSION"];
 
 impl Given {
+    /// For a file to fill.
+    pub(super) fn from_file() -> Given {
+        Given { values: BTreeMap::new(), from_file: true }
+    }
+
+    pub(super) fn is_from_file(&self) -> bool {
+        self.from_file
+    }
+
+    pub(super) fn set(&mut self, flag: &'static Flag, value: Value) {
+        self.values.insert(flag.name, value);
+    }
+
     /// The value of a flag, or its default. None where the table has no default either.
     pub(super) fn value(&self, name: &str) -> Option<Value> {
         if let Some(value) = self.values.get(name) {
@@ -41,6 +64,28 @@ impl Given {
     pub(super) fn is_set(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
+
+    /// Says which of the flags that were given do nothing.
+    ///
+    /// # Errors
+    /// One that asks for what is not there.
+    pub(super) fn check_effects(&self) -> Result<Vec<Notice>, ConfigError> {
+        let mut notices = Vec::new();
+        for (name, value) in &self.values {
+            let Some(flag) = flags::find(name) else { continue };
+            match flag.effect {
+                Effect::Works => {}
+                Effect::None(reason) => {
+                    notices.push(Notice::WithoutEffect { flag: flag.name, reason });
+                }
+                Effect::Refused(_) if flag.parse(flag.default).as_ref() == Ok(value) => {}
+                Effect::Refused(missing) => {
+                    return Err(ConfigError::Missing { flag: flag.name, missing });
+                }
+            }
+        }
+        Ok(notices)
+    }
 }
 
 /// Reads the arguments (without the program's name).
@@ -49,8 +94,9 @@ impl Given {
 /// The first argument that is wrong.
 pub(super) fn arguments(
     arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Given, ConfigError> {
+) -> Result<(Given, Vec<Notice>), ConfigError> {
     let mut values = BTreeMap::new();
+    let mut notices = Vec::new();
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
         let argument = into_text(argument)?;
@@ -63,6 +109,10 @@ pub(super) fn arguments(
             }
         };
         let name = if name == "h" { "help" } else { name };
+        if flags::is_ignored(name) {
+            notices.push(Notice::Ignored { flag: name.to_owned() });
+            continue;
+        }
         let flag = flags::find(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
         let text = match inline {
             Some(text) => text.to_owned(),
@@ -74,7 +124,7 @@ pub(super) fn arguments(
         };
         values.insert(flag.name, parse(flag, &text)?);
     }
-    Ok(Given { values })
+    Ok((Given { values, from_file: false }, notices))
 }
 
 fn parse(flag: &'static Flag, text: &str) -> Result<Value, ConfigError> {
@@ -122,7 +172,7 @@ pub(super) fn environment(
     let mut notices = Vec::new();
     let mut from_environment = Vec::new();
     for (variable, value) in variables {
-        let flag = FLAGS.iter().find(|flag| flag.environment_variable() == variable);
+        let flag = flags::all().find(|flag| flag.environment_variable() == variable);
         match flag {
             Some(flag) if given.is_set(flag.name) => {
                 return Err(ConfigError::Conflict { variable });
@@ -138,7 +188,6 @@ pub(super) fn environment(
                 from_environment.push((flag.name, parsed));
                 notices.push(Notice::Used { variable, value });
             }
-            None if variable == "ETCD_CONFIG_FILE" => return Err(ConfigError::ConfigFile),
             None => notices.push(Notice::Unrecognized { variable }),
         }
     }

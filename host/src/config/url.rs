@@ -1,17 +1,22 @@
-//! URLs as etcd's flags have them: a scheme, a host and a port, and nothing else.
+//! URLs as etcd's flags have them: a scheme, a host and a port, and nothing else; or the path of a unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
-/// A URL of a member, `http://host:port`.
+/// A URL of a member, `http://host:port` or `unix://path`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Url {
     /// As it was written, with the scheme in lower case: ids are computed from it.
     text: String,
-    /// Without the brackets of an IPv6 address.
+    /// Without the brackets of an IPv6 address; empty for a unix socket.
     host: String,
+    /// 0 for a unix socket.
     port: u16,
+    is_socket: bool,
 }
+
+const UNIX: &str = "unix://";
 
 /// Why a text is no URL that can be used here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +25,7 @@ pub enum UrlError {
     Scheme(String),
     #[error("TLS is not there yet, use http:// instead: {0}")]
     Tls(String),
-    #[error("unix sockets are not there yet, use http://host:port instead: {0}")]
+    #[error("the URL of a unix socket is unix:// and a path: {0}")]
     UnixSocket(String),
     #[error("URL address does not have the form \"host:port\": {0}")]
     Address(String),
@@ -39,8 +44,18 @@ impl Url {
         let (scheme, rest) = text.split_once(':').ok_or_else(|| UrlError::Scheme(owned()))?;
         match scheme.to_ascii_lowercase().as_str() {
             "http" => {}
-            "https" => return Err(UrlError::Tls(owned())),
-            "unix" | "unixs" => return Err(UrlError::UnixSocket(owned())),
+            "https" | "unixs" => return Err(UrlError::Tls(owned())),
+            "unix" => {
+                return match rest.strip_prefix("//") {
+                    Some(path) if !path.is_empty() => Ok(Url {
+                        text: format!("{UNIX}{path}"),
+                        host: String::new(),
+                        port: 0,
+                        is_socket: true,
+                    }),
+                    _ => Err(UrlError::UnixSocket(owned())),
+                };
+            }
             _ => return Err(UrlError::Scheme(owned())),
         }
         let rest = rest.strip_prefix("//").ok_or_else(|| UrlError::Address(owned()))?;
@@ -55,7 +70,7 @@ impl Url {
         let digits_only = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = if digits_only { port.parse().ok() } else { None };
         let port = port.ok_or_else(|| UrlError::Port(owned()))?;
-        Ok(Url { text: format!("http://{address}"), host: host.to_owned(), port })
+        Ok(Url { text: format!("http://{address}"), host: host.to_owned(), port, is_socket: false })
     }
 
     /// The URL as it was written: `http://host:port`.
@@ -71,6 +86,11 @@ impl Url {
     /// 0 is "any free port" where it is listened on.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The path of a unix socket; none if this is not one.
+    pub fn socket_path(&self) -> Option<&Path> {
+        if self.is_socket { self.text.strip_prefix(UNIX).map(Path::new) } else { None }
     }
 
     /// Where to listen. None if the host is neither an IP address nor localhost, which stands for 127.0.0.1.
@@ -118,6 +138,20 @@ pub(super) fn parse_list(text: &str) -> Result<Vec<Url>, UrlError> {
     Ok(urls)
 }
 
+/// Origins for CORS: `*`, or URLs, which may be of TLS as well.
+pub(super) fn check_origins(text: &str) -> Result<(), UrlError> {
+    if text.is_empty() || text == "*" {
+        return Ok(());
+    }
+    for origin in text.split(',') {
+        match origin.trim().strip_prefix("https://") {
+            Some(rest) => Url::parse(&format!("http://{rest}"))?,
+            None => Url::parse(origin)?,
+        };
+    }
+    Ok(())
+}
+
 /// URLs separated by commas, for messages.
 pub(super) fn join(urls: &[Url]) -> String {
     urls.iter().map(Url::as_str).collect::<Vec<_>>().join(",")
@@ -144,6 +178,9 @@ mod tests {
         );
         assert_eq!(Url::parse("http://etcd-0:1").unwrap().bind_address(), None);
         assert_eq!(Url::parse("http://:2380").unwrap().host(), "");
+        let socket = Url::parse("unix://localhost:1").unwrap();
+        assert_eq!(socket.socket_path(), Some(Path::new("localhost:1")));
+        assert_eq!((socket.as_str(), socket.bind_address()), ("unix://localhost:1", None));
     }
 
     #[test]
@@ -153,10 +190,8 @@ mod tests {
             ("", "URL scheme must be http, https, unix, or unixs: "),
             ("ftp://x", "URL scheme must be http, https, unix, or unixs: ftp://x"),
             ("https://a:1", "TLS is not there yet, use http:// instead: https://a:1"),
-            (
-                "unix:///run/x",
-                "unix sockets are not there yet, use http://host:port instead: unix:///run/x",
-            ),
+            ("unix:run", "the URL of a unix socket is unix:// and a path: unix:run"),
+            ("unixs:///run/x", "TLS is not there yet, use http:// instead: unixs:///run/x"),
             (
                 "http:127.0.0.1:1",
                 "URL address does not have the form \"host:port\": http:127.0.0.1:1",

@@ -1,5 +1,7 @@
 //! The kinds of values that flags have, and how they are written: as Go's `flag` package and etcd read them.
 
+use super::duration;
+use super::feature_gates;
 use super::url::{self, Url};
 
 /// What a flag's value may be.
@@ -13,6 +15,12 @@ pub(super) enum Kind {
     Signed64,
     /// URLs separated by commas.
     Urls,
+    /// Origins for CORS: URLs separated by commas, or `*`.
+    Origins,
+    /// As Go writes durations: `1h30m`.
+    Duration,
+    /// `name=true`, separated by commas.
+    FeatureGates,
     Choice(&'static [&'static str]),
 }
 
@@ -24,9 +32,10 @@ pub(super) enum Value {
     Unsigned(u64),
     Signed(i64),
     Urls(Vec<Url>),
+    Duration(std::time::Duration),
 }
 
-const PARSE_ERROR: &str = "parse error";
+pub(super) const PARSE_ERROR: &str = "parse error";
 const OUT_OF_RANGE: &str = "value out of range";
 
 impl Kind {
@@ -43,6 +52,12 @@ impl Kind {
             Kind::Unsigned32 => parse_unsigned(text, u64::from(u32::MAX)).map(Value::Unsigned),
             Kind::Unsigned64 => parse_unsigned(text, u64::MAX).map(Value::Unsigned),
             Kind::Signed64 => parse_signed(text).map(Value::Signed),
+            Kind::Urls if text.is_empty() => Ok(Value::Urls(Vec::new())),
+            Kind::Duration => duration::parse(text).map(Value::Duration),
+            Kind::Origins => url::check_origins(text)
+                .map(|()| Value::Text(text.to_owned()))
+                .map_err(|error| error.to_string()),
+            Kind::FeatureGates => feature_gates::check(text).map(|()| Value::Text(text.to_owned())),
             Kind::Urls => url::parse_list(text).map(Value::Urls).map_err(|error| error.to_string()),
             Kind::Choice(choices) if choices.contains(&text) => Ok(Value::Text(text.to_owned())),
             Kind::Choice(choices) => {

@@ -58,6 +58,20 @@ pub fn announce(config: &Config) {
                     "unrecognized environment variable"
                 );
             }
+            Notice::WithoutEffect { flag, reason } => {
+                tracing::warn!("flag-name" = flag, reason, "flag has no effect");
+            }
+            Notice::Ignored { flag } => {
+                tracing::warn!("flag-name" = flag, "flag is no longer supported - ignoring");
+            }
+            Notice::File { path } => tracing::info!(
+                path,
+                "loaded server configuration, other configuration command line flags and environment variables will \
+                 be ignored if provided"
+            ),
+            Notice::UnknownKey { key } => {
+                tracing::warn!(key, "unknown key in the configuration file - ignoring");
+            }
         }
     }
     if config.has_default_name() {

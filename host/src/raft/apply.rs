@@ -32,6 +32,7 @@ use super::progress::Progress;
 use super::shard::Shards;
 use super::types::{self, Command, Entry, StoredMembership};
 use crate::limits;
+use crate::metrics::metrics;
 use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
 use crate::storage::{AppliedId, Defragmentation, Mark, Overlay, State, View, snapshot};
 
@@ -215,18 +216,23 @@ impl Applier {
             }
         }
         let commands = commands_of(&entries, mark.time_ms);
+        metrics().apply_batch_entries.observe(entries.len() as f64);
+        let timer = metrics().guest_apply_seconds.start_timer();
         let Applied { overlay, outcomes } = self
             .machine
             .apply(Overlay::new(view), mark.revision, &commands)
             .map_err(io::Error::other)?;
 
+        timer.observe_duration();
         let digests = advance(&mut mark, &entries, &commands, &outcomes);
         mark.machine = self.machine.digest();
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
         let (time_ms, revision) = (mark.time_ms, mark.revision);
         let events = self.feed.collect(&overlay, &outcomes);
+        let timer = metrics().state_commit_seconds.start_timer();
         self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
+        timer.observe_duration();
 
         self.feed.publish(revision, events);
         self.clock.observe(time_ms);
@@ -252,6 +258,7 @@ impl Applier {
 
     fn make_durable(&mut self, volatile: &mut Volatile) -> io::Result<()> {
         if volatile.since.is_some() {
+            let _timer = metrics().backend_commit_seconds.start_timer();
             let applied = self.state.persist().map_err(io::Error::other)?;
             self.durable_applied_index
                 .store(applied.map_or(0, |applied| applied.index), Ordering::Release);

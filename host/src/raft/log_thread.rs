@@ -19,6 +19,7 @@ use prost::Message;
 
 use super::types::{self, Entry, TypeConfig};
 use crate::limits;
+use crate::metrics::metrics;
 use crate::storage::{Log, LogBatch};
 
 /// One thing to write.
@@ -116,12 +117,15 @@ impl Writer {
     }
 
     fn write(&mut self, frame: Frame) {
+        metrics().wal_write_bytes.add(i64::try_from(frame.bytes).unwrap_or(i64::MAX));
+        let timer = metrics().wal_fsync_seconds.start_timer();
         if self.failure.is_none()
             && let Err(error) = self.log.write(&frame.batch)
         {
             tracing::error!(error = %error, "cannot write the raft log; this member stops acknowledging");
             self.failure = Some(error.to_string());
         }
+        timer.observe_duration();
         if self.failure.is_none()
             && let Some(index) = frame.last_index
         {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -20,6 +20,7 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use prost::Message;
 use proto::instar::peer as pb;
 use proto::instar::peer::peer_client::PeerClient;
 use thiserror::Error;
@@ -33,6 +34,7 @@ use super::snapshot_stream;
 use super::state_machine::{Snapshot, SnapshotData};
 use super::types::{self, Command, DecodeError, LogId, Member, TypeConfig, Vote};
 use crate::limits;
+use crate::metrics::{member_label, metrics};
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -292,13 +294,28 @@ impl Connection {
         let identity = self.peers.identity(self.target);
         let acknowledgements = Arc::new(Acknowledgements::default());
         let expected = acknowledgements.clone();
+        let label = member_label(self.target);
+        let to = [label.as_str()];
+        let sent = metrics().peers.sent_bytes.with_label_values(&to);
+        let failures = metrics().peers.sent_failures.with_label_values(&to);
+        // A heartbeat is one message and its answer.
+        let mut round_trip = (self.purpose == Purpose::Heartbeat).then(|| {
+            let seconds = metrics().peers.round_trip_seconds.with_label_values(&to);
+            (seconds, Instant::now())
+        });
         let requests = input.map(move |request| {
             expected.expect(end_of(&request));
-            append_request(&request, &identity)
+            let message = append_request(&request, &identity);
+            sent.inc_by(message.encoded_len() as u64);
+            message
         });
-        let responses = self.client()?.append(requests).await?.into_inner();
-        let results = responses.map(|response| {
-            let response = response.map_err(PeerError::from)?;
+        let responses = self.client()?.append(requests).await;
+        let responses = responses.inspect_err(|_| failures.inc())?.into_inner();
+        let results = responses.map(move |response| {
+            let response = response.inspect_err(|_| failures.inc()).map_err(PeerError::from)?;
+            if let Some((seconds, started)) = round_trip.take() {
+                seconds.observe(started.elapsed().as_secs_f64());
+            }
             Ok(append_result(response).map_err(PeerError::from)?)
         });
         let told = results.filter(move |result| {

@@ -14,6 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
 };
+use prost::Message;
 use proto::instar::peer as pb;
 use proto::instar::peer::peer_server::{Peer, PeerServer};
 use tokio::sync::mpsc;
@@ -30,6 +31,7 @@ use super::state_machine::snapshot_of;
 use super::types::{self, DecodeError, Raft, TypeConfig};
 use super::{integrity, read_index, snapshot_stream};
 use crate::limits;
+use crate::metrics::{member_label, metrics};
 use crate::runtime::Reader;
 use crate::storage::Views;
 
@@ -205,7 +207,9 @@ impl Peer for PeerService {
         let (refusals, mut refused) = mpsc::channel(1);
         let requests = request.into_inner().map(move |message| {
             let message = message?;
-            doorkeeper.admit(message.identity.as_ref())?;
+            let from = doorkeeper.admit(message.identity.as_ref())?;
+            let received = metrics().peers.received_bytes.with_label_values(&[&member_label(from)]);
+            received.inc_by(message.encoded_len() as u64);
             progress.leader_seen(Duration::ZERO);
             append_request(message).map_err(invalid)
         });

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::types::StoredMembership;
+use crate::metrics::metrics;
 
 /// Figures of this member. Indices and terms only grow.
 #[derive(Debug)]
@@ -138,6 +139,9 @@ impl Progress {
     }
 
     pub(super) fn set_leader(&self, term: u64, leader_id: Option<u64>, is_leader: bool) {
+        if leader_id.is_some() && leader_id != self.leader_id() {
+            metrics().leader_changes.inc();
+        }
         self.term.store(term, Ordering::Release);
         self.leader_id.store(leader_id.unwrap_or(0), Ordering::Release);
         self.is_leader.store(is_leader, Ordering::Release);

@@ -99,6 +99,11 @@ impl Shard {
         receiver.await.map_err(|_| RequestError::Stopped)?
     }
 
+    /// How many commands wait for their outcome.
+    pub fn pending(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// Waits until this member has applied everything that was acknowledged anywhere before the call.
     pub async fn read_index(&self) -> Result<(), RequestError> {
         let (done, confirmed) = oneshot::channel();

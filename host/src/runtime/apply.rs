@@ -7,6 +7,7 @@ use super::{
     machine::{ApplyExport, Machine},
     outcome::{self, Claim},
 };
+use crate::metrics::metrics;
 use crate::storage::Overlay;
 
 impl Machine {
@@ -115,6 +116,7 @@ impl Batch<'_> {
     /// Throws the present instance away, if there is one, and takes the overlay back.
     fn retire(&mut self) {
         if let Some((instance, _)) = self.instance.take() {
+            metrics().guest_fuel.inc_by(instance.fuel_used());
             self.overlay = instance.into_state().into_overlay();
         }
     }

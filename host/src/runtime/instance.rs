@@ -14,6 +14,7 @@ use crate::limits::MACHINE_CALL_BYTES;
 pub(super) struct Instance {
     store: Store<HostState>,
     instance: wasmtime::component::Instance,
+    fuel_used: u64,
 }
 
 /// An instance that could not be made.
@@ -38,7 +39,7 @@ impl Instance {
         store.set_hostcall_fuel(MACHINE_CALL_BYTES);
         let instance = store.set_fuel(fuel).and_then(|()| pre.instantiate(&mut store));
         match instance {
-            Ok(instance) => Ok(Instance { store, instance }),
+            Ok(instance) => Ok(Instance { store, instance, fuel_used: 0 }),
             Err(error) => {
                 let ended = store.data_mut().ended.take();
                 // Before the machine's first instruction, what fails is the host.
@@ -81,6 +82,7 @@ impl Instance {
         let fuel = state.budget.fuel;
         let result =
             self.store.set_fuel(fuel).and_then(|()| export.call(&mut self.store, parameters));
+        self.fuel_used += fuel.saturating_sub(self.store.get_fuel().unwrap_or(fuel));
         result.map_err(|error| {
             let ended = self.store.data_mut().ended.take();
             divide(ended, &error).unwrap_or_else(|| malformed().into())
@@ -89,6 +91,11 @@ impl Instance {
 
     pub fn state(&mut self) -> &mut HostState {
         self.store.data_mut()
+    }
+
+    /// What all calls have used.
+    pub fn fuel_used(&self) -> u64 {
+        self.fuel_used
     }
 
     /// Throws the instance away, and gives back what stood behind it.

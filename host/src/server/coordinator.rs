@@ -17,6 +17,7 @@ use crate::api::{
     Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
     Standing,
 };
+use crate::metrics::metrics;
 use crate::raft::{self, Node, Shard, WatchEvent};
 use crate::runtime::{Admission, Answer, CallError, LocalFailure, QueryError, Reader};
 use crate::storage::Views;
@@ -125,7 +126,8 @@ impl Coordinator for ClientCoordinator {
 
     async fn propose(&self, request: Bytes) -> Result<Proposed, RequestError> {
         self.check_service()?;
-        let outcome = self.shard.propose(request).await?;
+        let outcome = self.shard.propose(request).await;
+        let outcome = outcome.inspect_err(|_| metrics().proposals_failed.inc())?;
         match outcome.response {
             Ok(body) => Ok(Proposed { revision: outcome.revision, body }),
             Err(rejection) => Err(RequestError::Rejected(rejection)),
@@ -145,7 +147,8 @@ impl Coordinator for ClientCoordinator {
 
     async fn read_index(&self) -> Result<(), RequestError> {
         self.check_service()?;
-        Ok(self.shard.read_index().await?)
+        let confirmed = self.shard.read_index().await;
+        Ok(confirmed.inspect_err(|_| metrics().read_indexes_failed.inc())?)
     }
 
     /// The machine compacts in steps that the log carries: each of them may be the last.
@@ -209,6 +212,11 @@ impl Coordinator for ClientCoordinator {
 
     fn watches(&self) -> &Hub {
         &self.watches
+    }
+
+    fn pending_proposals(&self) -> u64 {
+        let shards = (0..).map_while(|number| self.shared.node.shard(number));
+        shards.map(|shard| shard.pending() as u64).sum()
     }
 
     fn members(&self) -> Vec<MemberInfo> {

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::coordinator::{ClientCoordinator, Shared};
 use self::query_pool::QueryPool;
-use crate::api::{self, BindError, Listeners, ServeError};
+use crate::api::{self, BindError, Listeners, Purpose, ServeError};
 use crate::config::{AutoCompaction, ClusterState, Config, Url};
 use crate::limits;
 use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
@@ -32,8 +32,6 @@ use crate::watch::Hub;
 /// How long clients may take to end their calls when the member stops. With the hand-over of the leadership it stays
 /// below the 1.5 s after which etcd's users expect the process to be gone.
 const CLIENT_GRACE: Duration = Duration::from_millis(200);
-/// How often watchers that want it are told of their progress; etcd's --watch-progress-notify-interval.
-const WATCH_PROGRESS_NOTIFY_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Why the server could not start, or had to end. Each says what to do.
 #[derive(Debug, Error)]
@@ -67,7 +65,8 @@ pub enum ServerError {
 
 /// Runs a member until it is told to stop, or fails.
 pub fn run(config: Config) -> Result<(), ServerError> {
-    let clients = Listeners::bind(&config.listen_client_urls, "listen-client-urls")?;
+    raise_file_limit();
+    let clients = listen(&config)?;
     let peers = Listeners::bind(&config.listen_peer_urls, "listen-peer-urls")?;
     let data = open_data(&config)?;
     let identity = *data.identity();
@@ -111,7 +110,8 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         max_request_bytes: config.max_request_bytes,
         quota_backend_bytes: config.quota_backend_bytes,
         election_timeout: Duration::from_millis(u64::from(config.election_timeout_ms)),
-        watch_progress_notify_interval: WATCH_PROGRESS_NOTIFY_INTERVAL,
+        http: config.http.clone(),
+        grpc: config.grpc.clone(),
     };
     let server = api::serve(clients, coordinators, settings)?;
 
@@ -121,6 +121,32 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     match end {
         End::Asked => Ok(()),
         End::Failed(reason) => Err(ServerError::Failed(reason)),
+    }
+}
+
+/// Everything that clients are served on.
+fn listen(config: &Config) -> Result<Listeners, BindError> {
+    let http = &config.http;
+    let purpose = match http.listen_http_urls.is_empty() {
+        true => Purpose::Everything,
+        false => Purpose::GrpcOnly,
+    };
+    Listeners::default()
+        .and(&config.listen_client_urls, "listen-client-urls", purpose)?
+        .and(&http.listen_http_urls, "listen-client-http-urls", Purpose::HttpOnly)?
+        .and(&http.listen_metrics_urls, "listen-metrics-urls", Purpose::MetricsOnly)
+}
+
+/// Takes as many open files as the system allows, as Go's runtime does: each client is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files cannot be raised");
     }
 }
 

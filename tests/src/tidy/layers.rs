@@ -6,7 +6,7 @@ const HOST: &str = "host/src/";
 
 /// The host's modules from left to right. A module may use those to its right; those of one group may
 /// use each other.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["main"],
     &["server"],
     &["api"],
@@ -14,6 +14,7 @@ const LAYERS: [&[&str]; 10] = [
     &["raft"],
     &["runtime"],
     &["storage"],
+    &["metrics"],
     &["logging"],
     &["config"],
     &["limits"],
@@ -21,13 +22,15 @@ const LAYERS: [&[&str]; 10] = [
 
 /// Foreign crates, and the modules of the host that may name them. Raft's peer transport is the one
 /// other place that speaks gRPC.
-const WALLS: [(&[&str], &[&str]); 4] = [
+const WALLS: [(&[&str], &[&str]); 6] = [
     (
         &["tonic", "hyper", "hyper_util", "h2"],
         &["api", "raft/network", "raft/peer_service", "raft/snapshot_stream", "raft/node"],
     ),
     (&["wasmtime"], &["runtime"]),
     (&["openraft"], &["raft"]),
+    (&["prometheus"], &["metrics"]),
+    (&["prost_reflect", "tokio_tungstenite"], &["api"]),
     (&["redb", "imbl"], &["storage"]),
 ];
 

@@ -2,10 +2,13 @@
 
 mod ctl;
 mod differential;
+mod endpoints;
 mod etcdctl;
+mod gateway;
 mod hostile;
 mod linearizability;
 mod maintenance;
+mod metrics;
 mod raw;
 mod shapes;
 mod starting;
@@ -26,6 +29,14 @@ fn main() -> ExitCode {
         shapes::limits_are_etcds,
         shapes::status_and_members_are_etcds,
         shapes::http_is_etcds,
+        gateway::answers_as_etcds,
+        gateway::curl_is_served,
+        gateway::hosts_and_origins_are_checked,
+        endpoints::a_file_and_its_listeners,
+        endpoints::a_unix_socket,
+        endpoints::too_many_pings,
+        metrics::names_are_etcds,
+        metrics::values_are_true,
         etcdctl::prints_the_same,
         starting::version_is_etcds,
         starting::mistakes_are_one_sentence,

@@ -51,6 +51,47 @@ pub async fn http(address: &str, method: &str, path: &str) -> Result<Http> {
     Ok(Http { status: status.to_owned(), body })
 }
 
+/// An HTTP/1.1 answer with its headers, whose names are in lower case.
+#[derive(Clone, Debug)]
+pub struct Headed {
+    pub status: String,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+/// One HTTP/1.1 request; a header `Host` replaces the address.
+pub async fn http_with(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Headed> {
+    let host = headers.iter().find(|(name, _)| *name == "Host").map_or(address, |(_, host)| host);
+    let mut request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers.iter().filter(|(name, _)| *name != "Host") {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str(&format!("\r\n{body}"));
+    let answer = exchange(address, request.as_bytes(), ANSWER_WITHIN).await?;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").context("no end of the header")?;
+    let mut lines = head.lines();
+    let status =
+        lines.next().and_then(|line| line.split_whitespace().nth(1)).context("no status")?;
+    let header = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_lowercase(), value.trim().to_owned()))
+    };
+    let headers: Vec<(String, String)> = lines.filter_map(header).collect();
+    let chunked = headers.iter().any(|(name, _)| name == "transfer-encoding");
+    let body = if chunked { unchunk(body) } else { body.to_owned() };
+    Ok(Headed { status: status.to_owned(), headers, body })
+}
+
 fn unchunk(mut rest: &str) -> String {
     let mut body = String::new();
     while let Some((length, after)) = rest.split_once("\r\n") {

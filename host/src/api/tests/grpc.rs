@@ -254,14 +254,62 @@ async fn what_is_not_served_is_unimplemented() {
     ] {
         assert_eq!(call(running.address, path, &range("k")).await.grpc(), (12, message));
     }
-    let reply = call_with(running.address, RANGE, &range("k"), &[("grpc-encoding", "gzip")]).await;
-    assert_eq!(
-        reply.grpc(),
-        (12, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"")
-    );
+    let reply = call_with(running.address, RANGE, &range("k"), &[("grpc-encoding", "br")]).await;
+    assert_eq!(reply.grpc(), (12, "grpc: Decompressor is not installed for grpc-encoding \"br\""));
     let reply =
         call_with(running.address, RANGE, &range("k"), &[("grpc-encoding", "identity")]).await;
     assert_eq!(reply.grpc(), (0, ""));
+    running.server.stop(Duration::ZERO);
+}
+
+/// A message of that many bytes, compressed, in a frame that says so.
+fn gzip_frame(message: &impl Message) -> Bytes {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&message.encode_to_vec()).unwrap();
+    let compressed = encoder.finish().unwrap();
+    let mut out = BytesMut::new();
+    out.put_u8(1);
+    out.put_u32(compressed.len() as u32);
+    out.put_slice(&compressed);
+    out.freeze()
+}
+
+#[tokio::test]
+async fn gzip_is_taken_as_etcd_takes_it() {
+    let running = start();
+    let most = SETTINGS.max_request_bytes as usize + 512 * 1024;
+    let broken = Bytes::from_static(b"\x01\0\0\0\x03abc");
+    for (path, body, encoding, code, message) in [
+        (RANGE, gzip_frame(&range("k")), "gzip", 0, String::new()),
+        (RANGE, frame(&range("k")), "gzip", 0, String::new()),
+        (PUT, gzip_frame(&put("k", 100_000)), "gzip", 0, String::new()),
+        // A small message may become a large one, but not too large.
+        (
+            PUT,
+            gzip_frame(&put("k", 8 << 20)),
+            "gzip",
+            8,
+            format!("grpc: received message after decompression larger than max {most}"),
+        ),
+        (
+            RANGE,
+            gzip_frame(&range("k")),
+            "identity",
+            13,
+            "grpc: compressed flag set with identity or empty encoding".to_owned(),
+        ),
+    ] {
+        let mut request = grpc_request(path);
+        request.headers_mut().insert("grpc-encoding", encoding.parse().unwrap());
+        let reply = exchange(&connect(running.address).await, request, &[body]).await.unwrap();
+        assert_eq!(reply.grpc(), (code, message.as_str()));
+    }
+    let mut request = grpc_request(RANGE);
+    request.headers_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+    let reply = exchange(&connect(running.address).await, request, &[broken]).await.unwrap();
+    let (code, message) = reply.grpc();
+    assert!(code == 13 && message.starts_with("grpc: failed to decompress"), "{code} {message}");
     running.server.stop(Duration::ZERO);
 }
 

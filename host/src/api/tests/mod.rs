@@ -1,6 +1,7 @@
 //! The whole API over real sockets, against a coordinator that makes its answers up.
 
 mod cost;
+mod gateway;
 mod grpc;
 mod hostile;
 mod http1;
@@ -24,7 +25,8 @@ use super::{
     Alarm, Answered, Coordinator, Listeners, MemberInfo, NodeStatus, Proposed, RequestError,
     Server, Settings, SnapshotFile, Standing, serve,
 };
-use crate::config::Url;
+use crate::config::{GrpcConfig, HttpConfig, Url};
+use crate::metrics::Calls;
 use crate::raft::EventFeed;
 use crate::runtime::{Admission, Rejection, Route};
 use crate::watch::Hub;
@@ -35,7 +37,22 @@ pub(super) const SETTINGS: Settings = Settings {
     max_request_bytes: 1_572_864,
     quota_backend_bytes: 0,
     election_timeout: Duration::from_millis(20),
-    watch_progress_notify_interval: Duration::from_secs(600),
+    http: HttpConfig {
+        listen_http_urls: Vec::new(),
+        listen_metrics_urls: Vec::new(),
+        gateway: true,
+        cors: Vec::new(),
+        host_whitelist: Vec::new(),
+    },
+    grpc: GrpcConfig {
+        max_concurrent_streams: u32::MAX,
+        keepalive_min_time: Duration::from_secs(5),
+        keepalive_interval: Duration::from_secs(7_200),
+        keepalive_timeout: Duration::from_secs(20),
+        extensive_metrics: true,
+        warning_duration: Duration::from_millis(300),
+        watch_progress_notify_interval: Duration::from_secs(600),
+    },
 };
 
 /// A key of which `query` and `propose` do not answer until `release` is notified.

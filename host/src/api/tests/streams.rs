@@ -8,7 +8,7 @@ use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::super::call::{Gone, Responder};
+use super::super::call::{Encoding, Gone, Responder};
 use super::super::status::Status;
 use super::super::streams::{InProcessSink, Requests, Responses};
 use super::super::unread::Unread;
@@ -45,8 +45,15 @@ async fn echoing(times: usize) -> SendRequest<Bytes> {
         while let Some(Ok((request, response))) = connection.accept().await {
             tokio::spawn(async move {
                 let (unread, large) = (Unread::new(), Semaphore::new(4 << 10));
-                let mut responder = Responder::new(response, &unread);
-                let mut requests = Requests::http2(request.into_body(), 2 << 20, &large);
+                let calls = Calls::new(Arc::default(), 1, false);
+                let meter = calls.begin(0, "/streams");
+                let mut responder = Responder::new(response, &unread, meter);
+                let mut requests = Requests::http2(
+                    (request.into_body(), Encoding::Identity),
+                    2 << 20,
+                    &large,
+                    meter,
+                );
                 let mut responses = Responses::new(&mut responder);
                 match echo(&mut requests, &mut responses, times).await {
                     Ok(result) => responder.finish(result),
@@ -55,10 +62,10 @@ async fn echoing(times: usize) -> SendRequest<Bytes> {
             });
         }
     });
-    // One stream that is not read must not use up the client's window for all.
+    // What one stream leaves unread must not take up the connection's window.
     let mut builder = h2::client::Builder::new();
     builder.initial_connection_window_size(1 << 20);
-    let (client, connection) = builder.handshake(near).await.unwrap();
+    let (client, connection) = builder.handshake::<_, Bytes>(near).await.unwrap();
     tokio::spawn(connection);
     client
 }
