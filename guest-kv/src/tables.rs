@@ -18,6 +18,12 @@ pub const CURRENT: Table = 3;
 pub const HISTORY: Table = 4;
 /// One row: the revisions that nearly every call needs. See `state`.
 pub const STATE: Table = 5;
+/// etcd's `lease` bucket: id (8 bytes big-endian) -> marshalled leasepb.Lease. See `lease`.
+pub const LEASE: Table = 6;
+/// Beside each lease: the log index that granted it. See `lease`.
+pub const LEASE_GRANT: Table = 7;
+/// The keys of each lease. See `lease`.
+pub const ATTACHED: Table = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableKind {
@@ -34,12 +40,15 @@ pub struct TableDescription {
 }
 
 /// The tables that `describe` declares.
-pub const DESCRIPTIONS: [TableDescription; 5] = [
+pub const DESCRIPTIONS: [TableDescription; 8] = [
     TableDescription { table: KEY, name: "key", kind: TableKind::Durable },
     TableDescription { table: META, name: "meta", kind: TableKind::Durable },
     TableDescription { table: CURRENT, name: "current", kind: TableKind::Derived },
     TableDescription { table: HISTORY, name: "history", kind: TableKind::Derived },
     TableDescription { table: STATE, name: "state", kind: TableKind::Derived },
+    TableDescription { table: LEASE, name: "lease", kind: TableKind::Durable },
+    TableDescription { table: LEASE_GRANT, name: "lease_grant", kind: TableKind::Durable },
+    TableDescription { table: ATTACHED, name: "attached", kind: TableKind::Derived },
 ];
 
 /// Looks at a row's key and value, and says whether to go on.
