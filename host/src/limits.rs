@@ -83,6 +83,10 @@ pub const PROPOSAL_BATCHES: usize = 1_024;
 pub const FORWARDED_BATCHES: usize = 64;
 /// Rounds of reads waiting for their index: one a client runtime.
 pub const READ_ROUNDS: usize = 256;
+/// Questions of followers about leases that wait for the lease keeper; a follower has one under way at a time.
+pub const PEER_LEASE_ROUNDS: usize = 64;
+/// Leases in one question to the leader; more have to wait for the next.
+pub const LEASE_ROUND_ASKS: usize = 10_000;
 /// One message between members. No entry can be larger: `--max-request-bytes` stays below it.
 pub const PEER_MESSAGE_BYTES: usize = 64 << 20;
 /// What a member sends a peer ahead of its acknowledgement, a stream; a connection has twice that.
@@ -110,6 +114,15 @@ pub const SNAPSHOT_PORTION_BYTES: usize = 4 << 20;
 pub const SNAPSHOT_MARK_BYTES: usize = 1 << 20;
 /// A key or a value of a snapshot.
 pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
+
+// --- lease --------------------------------------------------------------------------------------------------------
+
+/// Leases that one command revokes because their time is over; it ends earlier if they have many keys.
+pub const LEASES_PER_EXPIRY: usize = 500;
+/// Leases whose remaining time one command notes; etcd's maxLeaseCheckpointBatchSize.
+pub const LEASES_PER_CHECKPOINT: usize = 1_000;
+/// Keep-alives and questions about leases of one client runtime that wait for the leader; beyond that they are refused.
+pub const LEASE_ASKS_PER_SHARD: usize = 100_000;
 
 // --- server -------------------------------------------------------------------------------------------------------
 

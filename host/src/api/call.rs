@@ -94,7 +94,7 @@ async fn first_chunk(body: &mut RecvStream) -> Result<(Bytes, usize), Status> {
     Ok((joined.freeze(), bytes))
 }
 
-fn check_prefix(format: u8, length: usize, most_bytes: usize) -> Result<(), Status> {
+pub(super) fn check_prefix(format: u8, length: usize, most_bytes: usize) -> Result<(), Status> {
     if length > most_bytes {
         let message = format!("grpc: received message larger than max ({length} vs. {most_bytes})");
         return Err(Status::new(Code::ResourceExhausted, message));
@@ -112,7 +112,7 @@ fn check_prefix(format: u8, length: usize, most_bytes: usize) -> Result<(), Stat
     }
 }
 
-async fn large_message_budget(
+pub(super) async fn large_message_budget(
     length: usize,
     large_messages: &Semaphore,
 ) -> Result<SemaphorePermit<'_>, Status> {
@@ -126,7 +126,7 @@ async fn large_message_budget(
     }
 }
 
-fn unexpected_end() -> Status {
+pub(super) fn unexpected_end() -> Status {
     Status::new(Code::Unknown, "unexpected EOF")
 }
 
@@ -224,6 +224,29 @@ impl<'a> Responder<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Sends one of any number of messages: none is begun before the client has room for it, however small it is.
+    pub(super) async fn message_in_turn(&mut self, frame: Frame) -> Result<(), Gone> {
+        let stream = self.stream()?;
+        for part in [frame.head, frame.body] {
+            let sent = send_when_there_is_room(stream, part).await;
+            if sent.is_err() {
+                stream.send_reset(Reason::CANCEL);
+                return sent;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where messages go, once the headers are sent.
+    fn stream(&mut self) -> Result<&mut SendStream<Bytes>, Gone> {
+        if self.stream.is_none() {
+            let headers = HeaderMap::with_capacity(1);
+            let response = response_with(StatusCode::OK, &self.content_type, headers);
+            self.stream = Some(self.response.send_response(response, false)?);
+        }
+        self.stream.as_mut().ok_or(Gone)
     }
 
     /// Ends the call.

@@ -35,6 +35,19 @@ pub trait Coordinator: Send + Sync + 'static {
         heavy: bool,
     ) -> impl Future<Output = Result<Answered, RequestError>> + Send;
 
+    /// Renews a lease, on the leader: the seconds that it has from now on; none if there is no such lease.
+    fn renew_lease(
+        &self,
+        id: i64,
+    ) -> impl Future<Output = Result<Option<i64>, RequestError>> + Send;
+
+    /// The seconds that a lease has left, as the leader knows; none if there is no such lease. This member's state is
+    /// as new as the leader's was.
+    fn lease_remaining(
+        &self,
+        id: i64,
+    ) -> impl Future<Output = Result<Option<i64>, RequestError>> + Send;
+
     /// Returns once nothing is left in this member's storage of what the compaction up to `revision` removes.
     fn compacted(&self, revision: i64) -> impl Future<Output = Result<(), RequestError>> + Send;
 

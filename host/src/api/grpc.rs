@@ -19,7 +19,7 @@ use super::coordinator::{Coordinator, Standing};
 use super::status::{Code, Status};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, kv, services};
+use super::{Settings, kv, lease, services};
 use crate::limits;
 
 /// What all calls of one client runtime share.
@@ -43,7 +43,7 @@ impl<C: Coordinator> Service<C> {
         }
     }
 
-    fn most_message_bytes(&self) -> usize {
+    pub(super) fn most_message_bytes(&self) -> usize {
         self.settings.max_request_bytes as usize + limits::GRPC_OVERHEAD_BYTES
     }
 }
@@ -57,6 +57,11 @@ pub(super) enum Method {
     DeleteRange,
     Txn,
     Compact,
+    LeaseGrant,
+    LeaseRevoke,
+    LeaseTimeToLive,
+    LeaseLeases,
+    LeaseKeepAlive,
     Status,
     Hash,
     HashKv,
@@ -76,6 +81,11 @@ impl Method {
             "/etcdserverpb.KV/DeleteRange" => Method::DeleteRange,
             "/etcdserverpb.KV/RangeStream" => Method::RangeStream,
             "/etcdserverpb.KV/Compact" => Method::Compact,
+            "/etcdserverpb.Lease/LeaseGrant" => Method::LeaseGrant,
+            "/etcdserverpb.Lease/LeaseRevoke" => Method::LeaseRevoke,
+            "/etcdserverpb.Lease/LeaseTimeToLive" => Method::LeaseTimeToLive,
+            "/etcdserverpb.Lease/LeaseKeepAlive" => Method::LeaseKeepAlive,
+            "/etcdserverpb.Lease/LeaseLeases" => Method::LeaseLeases,
             "/etcdserverpb.Maintenance/Status" => Method::Status,
             "/etcdserverpb.Maintenance/Hash" => Method::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
@@ -90,8 +100,9 @@ impl Method {
 }
 
 /// The services of which at least one method is served.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "etcdserverpb.KV",
+    "etcdserverpb.Lease",
     "etcdserverpb.Maintenance",
     "etcdserverpb.Cluster",
     "grpc.health.v1.Health",
@@ -197,6 +208,9 @@ async fn run<C: Coordinator>(
     if let Err(status) = check_encoding(&head.headers) {
         return Ok(Err(status));
     }
+    if method == Method::LeaseKeepAlive {
+        return lease::keep_alive(service, &head.headers, body, responder).await;
+    }
     let unread = responder.unread();
     let receive = async {
         let turn = unread.turn().await;
@@ -254,6 +268,10 @@ async fn answer<C: Coordinator>(
         Method::Status => services::status(service, headers, message),
         Method::Alarm => services::alarm(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
+        method @ (Method::LeaseGrant
+        | Method::LeaseRevoke
+        | Method::LeaseTimeToLive
+        | Method::LeaseLeases) => lease::unary(service, method, headers, message, turn).await,
         method => kv::unary(service, method, headers, message, turn).await,
     }?;
     if frame.bytes() > limits::ANSWER_MESSAGE_BYTES {

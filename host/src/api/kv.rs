@@ -44,7 +44,7 @@ pub(super) async fn unary<C: Coordinator>(
     }
 }
 
-async fn propose<C: Coordinator>(
+pub(super) async fn propose<C: Coordinator>(
     service: &Service<C>,
     kind: EtcdRequest,
     request: Bytes,
@@ -72,7 +72,7 @@ async fn read<C: Coordinator>(
     service.coordinator.query(request, admission.heavy).await
 }
 
-async fn query<C: Coordinator>(
+pub(super) async fn query<C: Coordinator>(
     service: &Service<C>,
     request: Bytes,
     admission: Admission,

@@ -14,7 +14,9 @@ mod connection;
 mod coordinator;
 mod grpc;
 mod http1;
+mod incoming;
 mod kv;
+mod lease;
 mod listener;
 mod prefixed;
 mod serve;
@@ -41,4 +43,6 @@ pub struct Settings {
     pub max_request_bytes: u32,
     /// As the flag has it: 0 is etcd's default.
     pub quota_backend_bytes: i64,
+    /// Shorter leases are granted this time.
+    pub minimum_lease_ttl_s: i64,
 }

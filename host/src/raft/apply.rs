@@ -24,10 +24,12 @@ use prost::Message;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::RequestError;
 use super::clock::ReplicatedClock;
+use super::observer::Observer;
 use super::progress::Progress;
 use super::shard::Shards;
-use super::types::{self, Command, Entry, StoredMembership};
+use super::types::{self, Command, Entry, Origin, StoredMembership};
 use crate::limits;
 use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
 use crate::storage::{AppliedId, Mark, Overlay, State, View};
@@ -101,6 +103,7 @@ pub struct Applier {
     pub clock: Arc<ReplicatedClock>,
     /// Up to which index the state on disk covers the log (`log_store` purges no further).
     pub durable_applied_index: Arc<AtomicU64>,
+    pub observers: Vec<Arc<dyn Observer>>,
 }
 
 /// What is applied but not on disk yet.
@@ -169,9 +172,13 @@ impl Applier {
         self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
 
         self.clock.observe(time_ms);
+        for observer in &self.observers {
+            observer.applied(&self.state.view(), &outcomes);
+        }
         self.progress.set_applied(applied_index, task_pending);
         let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
         self.shards.complete(origins.zip(outcomes.into_iter().map(Ok)));
+        self.shards.fail(entries.iter().filter_map(out_of_term), RequestError::TermOver);
         Ok(())
     }
 
@@ -205,11 +212,25 @@ pub fn rebuild(machine: &Machine, state: &mut State) -> Result<(), UpkeepError> 
     Ok(())
 }
 
+/// What the machine is to apply of an entry. A command that means something in one term only is none in another: every
+/// member sees the same two terms, so all of them pass it over.
 fn command_of(entry: &Entry) -> Option<&Command> {
     match &entry.payload {
-        EntryPayload::Normal(command) => Some(command),
+        EntryPayload::Normal(command) if is_in_term(command, entry) => Some(command),
         _ => None,
     }
+}
+
+/// Who waits for a command that is passed over.
+fn out_of_term(entry: &Entry) -> Option<Origin> {
+    match &entry.payload {
+        EntryPayload::Normal(command) if !is_in_term(command, entry) => Some(command.origin),
+        _ => None,
+    }
+}
+
+fn is_in_term(command: &Command, entry: &Entry) -> bool {
+    command.only_in_term == 0 || command.only_in_term == entry.log_id.leader_id.term
 }
 
 /// What the machine is given: times that never go back, whatever a leader stamped.

@@ -13,11 +13,13 @@
 
 mod apply;
 mod clock;
+mod lease_rounds;
 mod log_store;
 mod log_thread;
 mod membership;
 mod network;
 mod node;
+mod observer;
 mod peer_service;
 mod progress;
 mod proposer;
@@ -32,9 +34,11 @@ mod upkeep;
 mod waiters;
 
 pub use apply::rebuild;
+pub use lease_rounds::{LeaseAnswer, LeaseAsk, LeaseRound, LeaseTime, LeaseTimes, PeerLeaseRound};
 pub use network::OwnIdentity;
 pub use node::{MemberRecord, Node, NodeOptions, StartError};
-pub use progress::Progress;
+pub use observer::Observer;
+pub use progress::{Leadership, Progress};
 pub use shard::Shard;
 
 /// Why a request got no answer of the machine.
@@ -52,6 +56,9 @@ pub enum RequestError {
     /// The connection to the leader broke with the command under way. It may or may not be applied.
     #[error("the connection to the leader was lost with the request under way")]
     ConnectionLost,
+    /// The term that the command was meant for is over. It was not applied, and never will be.
+    #[error("the term of the command is over")]
+    TermOver,
     /// This member is stopping.
     #[error("this member is stopping")]
     Stopped,

@@ -24,6 +24,7 @@ use proto::instar::peer::peer_client::PeerClient;
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
+use super::lease_rounds::{LeaseAsk, LeaseTime, LeaseTimes};
 use super::progress::Progress;
 use super::snapshot_stream;
 use super::state_machine::{Snapshot, SnapshotData};
@@ -127,6 +128,34 @@ impl Peers {
         let response =
             self.client(leader_id, Purpose::Request)?.read_index(request).await?.into_inner();
         Ok(response.confirmed.then_some(response.index))
+    }
+
+    /// Asks the leader for the time of leases; none if it could not confirm that it leads.
+    pub async fn lease_times(
+        &self,
+        leader_id: u64,
+        asks: &[LeaseAsk],
+    ) -> Result<Option<LeaseTimes>, PeerError> {
+        let ask = |ask: &LeaseAsk| pb::LeaseAsk { id: ask.id, renew: ask.renew };
+        let request = pb::LeaseTimesRequest {
+            identity: Some(self.identity(leader_id)),
+            asks: asks.iter().map(ask).collect(),
+        };
+        let response =
+            self.client(leader_id, Purpose::Request)?.lease_times(request).await?.into_inner();
+        let time = |time: &pb::LeaseTime| match time.answer {
+            None => LeaseTime::Unknown,
+            Some(pb::lease_time::Answer::Pending(_)) => LeaseTime::Pending,
+            Some(pb::lease_time::Answer::Seconds(seconds)) => LeaseTime::Seconds(seconds),
+        };
+        let times = LeaseTimes {
+            times: response.times.iter().map(time).collect(),
+            applied_index: response.applied_index,
+        };
+        if response.confirmed && times.times.len() != asks.len() {
+            return Err(DecodeError::Missing("times of all leases").into());
+        }
+        Ok(response.confirmed.then_some(times))
     }
 
     /// Asks the leader to write this member's attributes into the membership.

@@ -19,10 +19,12 @@ use tokio::sync::{Notify, mpsc};
 
 use super::apply::{Applier, ApplyThread};
 use super::clock::ReplicatedClock;
+use super::lease_rounds::{LeaseRound, LeaseRounds, PeerLeaseRound};
 use super::log_store::{self, LogStore, Recovered};
 use super::log_thread::LogThread;
 use super::membership::MembershipKeeper;
 use super::network::{Network, OwnIdentity, Peers};
+use super::observer::Observer;
 use super::peer_service::{self, PeerService};
 use super::progress::Progress;
 use super::proposer::Proposer;
@@ -96,6 +98,8 @@ pub struct Node {
     published: Arc<Notify>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     election_timeout: Duration,
+    lease_rounds: mpsc::Sender<LeaseRound>,
+    peer_lease_rounds: Mutex<Option<mpsc::Receiver<PeerLeaseRound>>>,
 }
 
 impl Node {
@@ -105,6 +109,7 @@ impl Node {
         (log, log_state): (Log, LogState),
         (state, views): (State, Views),
         machine: Machine,
+        observers: Vec<Arc<dyn Observer>>,
         peer_listeners: Vec<TcpListener>,
     ) -> Result<Arc<Self>, StartError> {
         let applied_index = views.latest().mark().applied.map_or(0, |applied| applied.index);
@@ -113,6 +118,8 @@ impl Node {
         let durable_applied_index = Arc::new(AtomicU64::new(applied_index));
         let (proposal_sender, proposals) = mpsc::channel(limits::PROPOSAL_BATCHES);
         let (round_sender, rounds) = mpsc::channel(limits::READ_ROUNDS);
+        let (lease_sender, lease_rounds) = mpsc::channel(limits::READ_ROUNDS);
+        let (peer_lease_sender, peer_lease_rounds) = mpsc::channel(limits::PEER_LEASE_ROUNDS);
         let links = ShardLinks {
             member_id: options.own.member_id,
             incarnation: options.process_incarnation,
@@ -137,6 +144,7 @@ impl Node {
             progress: progress.clone(),
             clock: clock.clone(),
             durable_applied_index,
+            observers,
         };
         let (apply, apply_handle) = ApplyThread::start(applier)?;
 
@@ -166,6 +174,8 @@ impl Node {
             published: published.clone(),
             threads: Mutex::new(vec![log_handle, apply_handle]),
             election_timeout,
+            lease_rounds: lease_sender,
+            peer_lease_rounds: Mutex::new(Some(peer_lease_rounds)),
         });
         tokio::spawn(node.clone().follow_metrics());
 
@@ -176,6 +186,7 @@ impl Node {
             progress: progress.clone(),
             membership: membership.clone(),
             proposals: proposal_sender,
+            lease_rounds: peer_lease_sender,
             request_timeout: options.request_timeout,
             snapshot_directory: options.snapshot_directory.clone(),
         };
@@ -190,9 +201,16 @@ impl Node {
             request_timeout,
         };
         tokio::spawn(proposer.run(proposals));
-        let read_index =
-            ReadIndex { raft, peers: peers.clone(), progress: progress.clone(), request_timeout };
+        let read_index = ReadIndex {
+            raft: raft.clone(),
+            peers: peers.clone(),
+            progress: progress.clone(),
+            request_timeout,
+        };
         tokio::spawn(read_index.run(rounds));
+        let leases =
+            LeaseRounds { raft, peers: peers.clone(), progress: progress.clone(), request_timeout };
+        tokio::spawn(leases.run(lease_rounds));
         let shard = own_shard.clone();
         tokio::spawn(async move { own_shard.run().await });
         tokio::spawn(Upkeep { reader, views, progress: progress.clone(), shard }.run());
@@ -207,6 +225,26 @@ impl Node {
     /// The shard of a client runtime.
     pub fn shard(&self, number: usize) -> Option<Arc<Shard>> {
         self.shards.get(number)
+    }
+
+    /// How many client runtimes there are.
+    pub fn shard_count(&self) -> usize {
+        self.shards.of_clients()
+    }
+
+    /// The shard of the member itself, whose runtime is raft's.
+    pub fn own_shard(&self) -> Arc<Shard> {
+        self.own_shard.clone()
+    }
+
+    /// Where the leader is asked for the time of leases.
+    pub fn lease_rounds(&self) -> mpsc::Sender<LeaseRound> {
+        self.lease_rounds.clone()
+    }
+
+    /// What peers ask this member for while it leads. There is one receiver: later calls give none.
+    pub fn peer_lease_rounds(&self) -> Option<mpsc::Receiver<PeerLeaseRound>> {
+        self.peer_lease_rounds.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Waits until this member can serve: a leader has confirmed that it leads, and the membership says of this member

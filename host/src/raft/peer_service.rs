@@ -15,11 +15,12 @@ use openraft::raft::{
 };
 use proto::instar::peer as pb;
 use proto::instar::peer::peer_server::{Peer, PeerServer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::lease_rounds::{LeaseAsk, LeaseTime, PeerLeaseRound};
 use super::membership::MembershipKeeper;
 use super::network::OwnIdentity;
 use super::progress::Progress;
@@ -35,6 +36,7 @@ pub struct PeerService {
     pub progress: Arc<Progress>,
     pub membership: Arc<MembershipKeeper>,
     pub proposals: mpsc::Sender<Vec<Proposal>>,
+    pub lease_rounds: mpsc::Sender<PeerLeaseRound>,
     pub request_timeout: Duration,
     pub snapshot_directory: std::path::PathBuf,
 }
@@ -300,6 +302,44 @@ impl Peer for PeerService {
         let response =
             pb::ReadIndexResponse { confirmed: index.is_some(), index: index.unwrap_or_default() };
         Ok(Response::new(response))
+    }
+
+    /// Whoever keeps the leases' time answers, once it is certain that this member leads.
+    async fn lease_times(
+        &self,
+        request: Request<pb::LeaseTimesRequest>,
+    ) -> Result<Response<pb::LeaseTimesResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        let confirmed = match self.raft.is_leader() {
+            true => read_index::confirm_term(&self.raft).await,
+            false => None,
+        };
+        let Some((term, index)) = confirmed else {
+            return Ok(Response::new(pb::LeaseTimesResponse::default()));
+        };
+        let ask = |ask: pb::LeaseAsk| LeaseAsk { id: ask.id, renew: ask.renew };
+        let asks = message.asks.into_iter().map(ask).collect();
+        let (reply, answer) = oneshot::channel();
+        let round = PeerLeaseRound { asks, term, index, reply };
+        self.lease_rounds.send(round).await.map_err(stopped)?;
+        let times = tokio::time::timeout(self.request_timeout, answer).await;
+        // No answer in time, or none at all: the term is over.
+        let Ok(Ok(Some(times))) = times else {
+            return Ok(Response::new(pb::LeaseTimesResponse::default()));
+        };
+        let time = |time| pb::LeaseTime {
+            answer: match time {
+                LeaseTime::Unknown => None,
+                LeaseTime::Pending => Some(pb::lease_time::Answer::Pending(true)),
+                LeaseTime::Seconds(seconds) => Some(pb::lease_time::Answer::Seconds(seconds)),
+            },
+        };
+        Ok(Response::new(pb::LeaseTimesResponse {
+            confirmed: true,
+            times: times.times.into_iter().map(time).collect(),
+            applied_index: times.applied_index,
+        }))
     }
 
     async fn publish(

@@ -11,6 +11,13 @@ use tokio::sync::watch;
 
 use super::types::StoredMembership;
 
+/// Whether this member leads, and since which term it does or does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    pub term: u64,
+    pub leads: bool,
+}
+
 /// Figures of this member. Indices and terms only grow.
 #[derive(Debug)]
 pub struct Progress {
@@ -26,6 +33,7 @@ pub struct Progress {
     membership: ArcSwap<StoredMembership>,
     applied_index: watch::Sender<u64>,
     task_pending: watch::Sender<bool>,
+    leadership: watch::Sender<Leadership>,
 }
 
 impl Progress {
@@ -41,6 +49,7 @@ impl Progress {
             membership: ArcSwap::from_pointee(StoredMembership::default()),
             applied_index: watch::Sender::new(applied_index),
             task_pending: watch::Sender::new(false),
+            leadership: watch::Sender::new(Leadership::default()),
         }
     }
 
@@ -101,6 +110,11 @@ impl Progress {
         self.task_pending.subscribe()
     }
 
+    /// Follows whether this member leads.
+    pub fn subscribe_leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
     pub(super) fn set_applied(&self, index: u64, task_pending: Option<bool>) {
         if let Some(pending) = task_pending {
             self.task_pending
@@ -117,6 +131,9 @@ impl Progress {
         self.term.store(term, Ordering::Release);
         self.leader_id.store(leader_id.unwrap_or(0), Ordering::Release);
         self.is_leader.store(is_leader, Ordering::Release);
+        let leadership = Leadership { term, leads: is_leader };
+        self.leadership
+            .send_if_modified(|current| std::mem::replace(current, leadership) != leadership);
     }
 
     pub(super) fn set_learner(&self, is_learner: bool) {

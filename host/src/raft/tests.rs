@@ -12,6 +12,7 @@ use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest, RangeRequest};
 use proto::instar::kv;
 
+use super::RequestError;
 use super::network::OwnIdentity;
 use super::node::{Node, NodeOptions};
 use crate::runtime::{BUILT_IN, Machine, Runtime};
@@ -216,6 +217,7 @@ fn run(
             log,
             (state, views.clone()),
             machine.clone(),
+            Vec::new(),
             vec![listener],
         ))
         .expect("the member starts");
@@ -311,6 +313,35 @@ fn another_leader_takes_over_without_losing_anything() {
         cluster.start(leader, &files());
         cluster.expect_equal_states();
     }
+}
+
+/// A leader that has lost its leadership may have decided something that the new one would not: what was meant for one
+/// term does nothing in another, on no member.
+#[test]
+fn a_command_for_one_term_does_nothing_in_another() {
+    let mut cluster = TestCluster::new(3);
+    let submit = |cluster: &TestCluster, number: usize, command, term| {
+        let running = cluster.members[number].running.as_ref().expect("it runs");
+        let shard = running.node.shard(0).expect("there is a shard");
+        let outcome = shard.submit(command, term).expect("there is room");
+        running.runtime.block_on(outcome)
+    };
+    let leader = cluster.leader();
+    let term = cluster.node(leader).progress.term();
+    let outcome = submit(&cluster, leader, put("a", "in its term"), term).expect("it is applied");
+    assert_eq!(outcome.revision, 2);
+
+    cluster.crash(leader);
+    let next = cluster.leader();
+    assert!(cluster.node(next).progress.term() > term);
+    for through in [next, 3 - leader - next] {
+        let outcome = submit(&cluster, through, put("a", "too late"), term);
+        assert_eq!(outcome.map(|outcome| outcome.revision), Err(RequestError::TermOver));
+    }
+    assert_eq!(cluster.propose(next, put("b", "1")), 3, "nothing was applied in between");
+    cluster.start(leader, &files());
+    cluster.expect_equal_states();
+    assert_eq!(cluster.get(leader, "a").unwrap(), "in its term");
 }
 
 /// A file whose syncs can be made to hang: what was written meanwhile is lost with the process.

@@ -66,6 +66,8 @@ pub struct Command {
     /// Replicated time in milliseconds, stamped by the leader.
     pub time_ms: u64,
     pub request: Bytes,
+    /// The only term in which it means anything; 0 stands for all of them.
+    pub only_in_term: u64,
 }
 
 impl fmt::Display for Command {
@@ -146,6 +148,7 @@ pub fn command_to_pb(command: &Command) -> pb::Command {
         origin: Some(pb::Origin { member_id, incarnation, request_id }),
         time_ms: command.time_ms,
         request: command.request.clone(),
+        only_in_term: command.only_in_term,
     }
 }
 
@@ -159,6 +162,7 @@ pub fn command_from_pb(command: pb::Command) -> Command {
         },
         time_ms: command.time_ms,
         request: command.request,
+        only_in_term: command.only_in_term,
     }
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::query_pool::QueryPool;
 use crate::api::{Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError, Standing};
+use crate::lease::Leases;
 use crate::raft::{self, Node, Shard};
 use crate::runtime::{Admission, Answer, QueryError, Reader};
 use crate::storage::Views;
@@ -19,6 +20,7 @@ pub struct ClientCoordinator {
     /// A warm instance, used by this runtime's thread alone: the lock is never waited for.
     pub reader: Mutex<Reader>,
     pub query_pool: QueryPool,
+    pub leases: Leases,
     pub max_txn_ops: u32,
     pub request_timeout: Duration,
 }
@@ -34,7 +36,9 @@ impl From<raft::RequestError> for RequestError {
         match error {
             raft::RequestError::TooManyRequests => Self::TooManyRequests,
             raft::RequestError::TimedOut => Self::Timeout,
-            raft::RequestError::LeaderLost => Self::TimeoutLeaderFailed,
+            raft::RequestError::LeaderLost | raft::RequestError::TermOver => {
+                Self::TimeoutLeaderFailed
+            }
             raft::RequestError::ConnectionLost => Self::TimeoutConnectionLost,
             raft::RequestError::Stopped => Self::Stopped,
         }
@@ -79,6 +83,14 @@ impl Coordinator for ClientCoordinator {
         Ok(self.shard.read_index().await?)
     }
 
+    async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        Ok(self.leases.renew(id).await?)
+    }
+
+    async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        Ok(self.leases.remaining(id).await?)
+    }
+
     /// The machine compacts in steps that the log carries, so nothing is left once it has no upkeep left.
     async fn compacted(&self, _revision: i64) -> Result<(), RequestError> {
         let done = self.node.progress.wait_task_done();
@@ -119,6 +131,6 @@ impl Coordinator for ClientCoordinator {
     }
 
     async fn run(self: Arc<Self>) {
-        self.shard.run().await;
+        tokio::join!(self.shard.run(), self.leases.run());
     }
 }

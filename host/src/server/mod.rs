@@ -19,6 +19,7 @@ use self::coordinator::ClientCoordinator;
 use self::query_pool::QueryPool;
 use crate::api::{self, BindError, Listeners, ServeError};
 use crate::config::{ClusterState, Config, Url};
+use crate::lease::{Keeper, KeeperLinks, Leases};
 use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
@@ -80,16 +81,30 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let shards = std::thread::available_parallelism().map_or(1, usize::from);
     let options = node_options(&config, &data, shards);
     let request_timeout = options.request_timeout;
-    let start =
-        RaftStart { options, log, state: (state, views.clone()), machine: machine.clone(), peers };
+    let keeper = Arc::new(lease_keeper(&config, &machine));
+    let start = RaftStart {
+        options,
+        log,
+        state: (state, views.clone()),
+        machine: machine.clone(),
+        keeper: keeper.clone(),
+        peers,
+    };
     let raft = RaftThread::start(start)?;
+    let leases = keep_leases(keeper, &raft.node, &views)?;
+    let lease_rounds = raft.node.lease_rounds();
+    let leases = || {
+        let (keeper, links) = leases.clone();
+        Leases::new(keeper, links, lease_rounds.clone(), request_timeout)
+    };
     let coordinators =
-        coordinators(&config, &raft.node, &machine, &views, shards, request_timeout)?;
+        coordinators(&config, &raft.node, &machine, &views, leases, request_timeout)?;
     let settings = api::Settings {
         cluster_id: identity.cluster_id,
         member_id: identity.member_id,
         max_request_bytes: config.max_request_bytes,
         quota_backend_bytes: config.quota_backend_bytes,
+        minimum_lease_ttl_s: minimum_lease_ttl_s(&config),
     };
     let server = api::serve(clients, coordinators, settings)?;
 
@@ -156,14 +171,45 @@ fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
     }
 }
 
+/// As in etcd: three halves of the time of an election, in whole seconds.
+fn minimum_lease_ttl_s(config: &Config) -> i64 {
+    let ticks = config.election_timeout_ms / config.heartbeat_interval_ms.max(1);
+    let minimum_ms = u64::from(3 * ticks / 2) * u64::from(config.heartbeat_interval_ms);
+    minimum_ms.div_ceil(1_000) as i64
+}
+
+fn lease_keeper(config: &Config, machine: &Machine) -> Keeper {
+    let extension = Duration::from_millis(u64::from(config.election_timeout_ms));
+    Keeper::new(&machine.description().tables, minimum_lease_ttl_s(config), extension)
+}
+
+/// Starts the thread that keeps the time of leases; it ends with raft.
+fn keep_leases(
+    keeper: Arc<Keeper>,
+    node: &Arc<Node>,
+    views: &Views,
+) -> Result<(Arc<Keeper>, KeeperLinks), ServerError> {
+    let links = KeeperLinks {
+        shard: node.own_shard(),
+        progress: node.progress.clone(),
+        views: views.clone(),
+    };
+    let Some(peers) = node.peer_lease_rounds() else { return Ok((keeper, links)) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let run = keeper.clone().run(links.clone(), peers);
+    std::thread::Builder::new().name("lease".to_owned()).spawn(move || runtime.block_on(run))?;
+    Ok((keeper, links))
+}
+
 fn coordinators(
     config: &Config,
     node: &Arc<Node>,
     machine: &Machine,
     views: &Views,
-    shards: usize,
+    leases: impl Fn() -> Leases,
     request_timeout: Duration,
 ) -> Result<Vec<Arc<ClientCoordinator>>, ServerError> {
+    let shards = node.shard_count();
     let query_pool = QueryPool::start(machine, shards)?;
     let coordinator = |shard| {
         Arc::new(ClientCoordinator {
@@ -172,6 +218,7 @@ fn coordinators(
             views: views.clone(),
             reader: Mutex::new(machine.reader()),
             query_pool: query_pool.clone(),
+            leases: leases(),
             max_txn_ops: config.max_txn_ops,
             request_timeout,
         })
@@ -217,6 +264,7 @@ struct RaftStart {
     log: (Log, crate::storage::LogState),
     state: (State, Views),
     machine: Machine,
+    keeper: Arc<Keeper>,
     peers: Listeners,
 }
 
@@ -234,9 +282,9 @@ impl RaftThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
             runtime.block_on(async {
-                let RaftStart { options, log, state, machine, peers } = start;
+                let RaftStart { options, log, state, machine, keeper, peers } = start;
                 let sockets = peers.into_sockets();
-                let node = Node::start(options, log, state, machine, sockets).await;
+                let node = Node::start(options, log, state, machine, vec![keeper], sockets).await;
                 let running = node.as_ref().ok().cloned();
                 // The starting thread waits for exactly this one message.
                 drop(started.send(node));

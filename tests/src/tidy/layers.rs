@@ -6,10 +6,11 @@ const HOST: &str = "host/src/";
 
 /// The host's modules from left to right. A module may use those to its right; those of one group may
 /// use each other.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["server"],
     &["api"],
+    &["lease"],
     &["raft"],
     &["runtime"],
     &["storage"],

@@ -31,6 +31,7 @@ pub(super) const SETTINGS: Settings = Settings {
     member_id: 0xa1,
     max_request_bytes: 1_572_864,
     quota_backend_bytes: 0,
+    minimum_lease_ttl_s: 2,
 };
 
 /// A key of which `query` and `propose` do not answer until `release` is notified.
@@ -172,6 +173,16 @@ impl Coordinator for Fake {
         // As if all of them were confirmed by one round.
         tokio::task::yield_now().await;
         Ok(())
+    }
+
+    /// Even leases are there, and have as much time as their number says.
+    async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        self.check_leader()?;
+        Ok((id % 2 == 0).then_some(id))
+    }
+
+    async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        self.renew_lease(id).await
     }
 
     async fn compacted(&self, _revision: i64) -> Result<(), RequestError> {
