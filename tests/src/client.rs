@@ -5,6 +5,7 @@ use std::time::Duration;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::cluster_client::ClusterClient;
 use proto::etcdserverpb::kv_client::KvClient;
+use proto::etcdserverpb::lease_client::LeaseClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::grpc::health::v1::health_client::HealthClient;
 use tonic::transport::{Channel, Endpoint};
@@ -18,6 +19,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Client {
     pub kv: KvClient<Channel>,
+    pub lease: LeaseClient<Channel>,
     pub maintenance: MaintenanceClient<Channel>,
     pub cluster: ClusterClient<Channel>,
     pub health: HealthClient<Channel>,
@@ -32,6 +34,7 @@ impl Client {
             kv: KvClient::new(channel.clone())
                 .max_decoding_message_size(usize::MAX)
                 .max_encoding_message_size(usize::MAX),
+            lease: LeaseClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
             health: HealthClient::new(channel),
@@ -59,6 +62,45 @@ impl Client {
     pub async fn get_serializable(&self, key: &str) -> Result<pb::RangeResponse, Status> {
         let key = key.to_owned().into();
         self.range(pb::RangeRequest { key, serializable: true, ..Default::default() }).await
+    }
+
+    /// Puts a key that is gone when its lease is.
+    pub async fn put_leased(&self, key: &str, lease: i64) -> Result<pb::PutResponse, Status> {
+        let key = key.to_owned().into();
+        let request = pb::PutRequest { key, lease, ..Default::default() };
+        Ok(self.kv.clone().put(request).await?.into_inner())
+    }
+
+    /// Grants a lease; its id is drawn if it is 0.
+    pub async fn grant(&self, id: i64, ttl: i64) -> Result<pb::LeaseGrantResponse, Status> {
+        let request = pb::LeaseGrantRequest { ttl, id };
+        Ok(self.lease.clone().lease_grant(request).await?.into_inner())
+    }
+
+    pub async fn revoke(&self, id: i64) -> Result<pb::LeaseRevokeResponse, Status> {
+        let request = pb::LeaseRevokeRequest { id };
+        Ok(self.lease.clone().lease_revoke(request).await?.into_inner())
+    }
+
+    /// Renews a lease once, in a stream of its own.
+    pub async fn keep_alive(&self, id: i64) -> Result<pb::LeaseKeepAliveResponse, Status> {
+        let requests = tonic::codegen::tokio_stream::iter([pb::LeaseKeepAliveRequest { id }]);
+        let mut answers = self.lease.clone().lease_keep_alive(requests).await?.into_inner();
+        answers.message().await?.ok_or_else(|| Status::unknown("the stream ended"))
+    }
+
+    /// What is left of a lease, and its keys.
+    pub async fn time_to_live(&self, id: i64) -> Result<pb::LeaseTimeToLiveResponse, Status> {
+        let request = pb::LeaseTimeToLiveRequest { id, keys: true };
+        Ok(self.lease.clone().lease_time_to_live(request).await?.into_inner())
+    }
+
+    /// The ids of all leases that this member knows, in their order.
+    pub async fn leases(&self) -> Result<Vec<i64>, Status> {
+        let answer = self.lease.clone().lease_leases(pb::LeaseLeasesRequest {}).await?;
+        let mut ids: Vec<i64> = answer.into_inner().leases.iter().map(|it| it.id).collect();
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     /// Runs a transaction.

@@ -31,6 +31,8 @@ struct Timer {
     granted_index: u64,
     ttl_s: i64,
     deadline: Instant,
+    /// Whether it is being revoked because it is over.
+    taken: bool,
     /// When it was renewed last.
     renewed: Instant,
     /// Counts the checkpoints that were proposed, the one that the leader began with included.
@@ -93,6 +95,7 @@ impl Timers {
             granted_index: row.granted_index,
             ttl_s,
             deadline,
+            taken: false,
             renewed: now,
             checkpoints: u64::from(row.remaining_s > 0),
             taken_back: 0,
@@ -165,10 +168,10 @@ impl Timers {
             && time <= now
         {
             self.deadlines.pop();
-            let Some(timer) = self.leases.get(&id) else { continue };
+            let Some(timer) = self.leases.get_mut(&id) else { continue };
             if timer.deadline > now {
                 self.deadlines.push(Reverse((timer.deadline, id)));
-            } else {
+            } else if !std::mem::replace(&mut timer.taken, true) {
                 expired.push((id, timer.granted_index));
             }
         }
@@ -177,7 +180,14 @@ impl Timers {
 
     /// Puts leases back that were taken and could not be revoked.
     pub fn put_back(&mut self, leases: &[(i64, u64)], now: Instant) {
-        self.deadlines.extend(leases.iter().map(|(id, _)| Reverse((now, *id))));
+        for (id, granted_index) in leases {
+            if let Some(timer) = self.leases.get_mut(id)
+                && timer.granted_index == *granted_index
+            {
+                timer.taken = false;
+                self.deadlines.push(Reverse((now, *id)));
+            }
+        }
     }
 
     /// Takes leases of which it is to be noted what they have left, at most so many: ids and seconds. They count as

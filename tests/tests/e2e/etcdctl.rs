@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// Command lines, and what goes to their standard input.
-const COMMANDS: [(&str, &str); 44] = [
+const COMMANDS: [(&str, &str); 60] = [
     ("put greeting hello", ""),
     ("put greeting again --prev-kv", ""),
     ("get greeting", ""),
@@ -57,6 +57,22 @@ const COMMANDS: [(&str, &str); 44] = [
     ("endpoint hashkv --rev=8 -w json", ""),
     ("member list", ""),
     ("member list -w json", ""),
+    ("lease revoke 7b", ""),
+    ("lease timetolive 7b", ""),
+    ("lease timetolive 7b -w json", ""),
+    ("lease timetolive 7b -w fields", ""),
+    ("lease keep-alive --once 7b", ""),
+    ("lease list", ""),
+    ("lease list -w json", ""),
+    ("lease list -w fields", ""),
+    ("lease grant", ""),
+    ("lease grant x", ""),
+    ("lease grant 9000000001", ""),
+    ("lease revoke", ""),
+    ("lease timetolive", ""),
+    ("lease keep-alive", ""),
+    ("put leased x --lease=7b", ""),
+    ("put leased --ignore-lease", ""),
 ];
 /// Commands whose output holds times and sizes: only how they end is compared, and that they print.
 const LOOSE_COMMANDS: [&str; 6] = [

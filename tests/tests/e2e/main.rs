@@ -3,6 +3,7 @@
 mod differential;
 mod etcdctl;
 mod hostile;
+mod leases;
 mod linearizability;
 mod raw;
 mod shapes;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     tests::case::run(&tests::cases![
         differential::same_answers,
+        differential::same_leases,
         differential::a_planted_difference_is_found,
         shapes::limits_are_etcds,
         shapes::status_and_members_are_etcds,
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
         surviving::what_ends_etcd,
         linearizability::under_kills_and_pauses,
         linearizability::of_one_member,
+        leases::over_in_time,
+        leases::under_kills_and_pauses,
+        leases::survive_restarts_and_snapshots,
+        leases::a_hundred_thousand_at_once,
         hostile::bytes_that_are_no_message,
         hostile::oversized_requests,
         hostile::idle_connections,

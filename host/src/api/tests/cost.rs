@@ -32,6 +32,14 @@ impl Coordinator for Nothing {
         Ok(())
     }
 
+    async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        Ok(Some(id))
+    }
+
+    async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        Ok(Some(id))
+    }
+
     async fn compacted(&self, _revision: i64) -> Result<(), RequestError> {
         Ok(())
     }

@@ -168,5 +168,8 @@ fn batches_and_restarts_do_not_show() {
 fn durable_tables_are_etcds_buckets() {
     let tables = &kv().description().tables;
     let durable = tables.iter().filter(|table| table.kind == TableKind::Durable);
-    assert_eq!(durable.map(|table| &*table.name).collect::<Vec<_>>(), ["key", "meta", "lease", "lease_grant"]);
+    assert_eq!(
+        durable.map(|table| &*table.name).collect::<Vec<_>>(),
+        ["key", "meta", "lease", "lease_grant"]
+    );
 }
