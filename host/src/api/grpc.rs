@@ -19,7 +19,7 @@ use super::coordinator::{Coordinator, Standing};
 use super::status::{Code, Status};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, kv, lease, services};
+use super::{Settings, election, kv, lease, lock, services};
 use crate::limits;
 
 /// What all calls of one client runtime share.
@@ -62,6 +62,13 @@ pub(super) enum Method {
     LeaseTimeToLive,
     LeaseLeases,
     LeaseKeepAlive,
+    Lock,
+    Unlock,
+    Campaign,
+    Proclaim,
+    Leader,
+    Observe,
+    Resign,
     Status,
     Hash,
     HashKv,
@@ -86,6 +93,13 @@ impl Method {
             "/etcdserverpb.Lease/LeaseTimeToLive" => Method::LeaseTimeToLive,
             "/etcdserverpb.Lease/LeaseKeepAlive" => Method::LeaseKeepAlive,
             "/etcdserverpb.Lease/LeaseLeases" => Method::LeaseLeases,
+            "/v3lockpb.Lock/Lock" => Method::Lock,
+            "/v3lockpb.Lock/Unlock" => Method::Unlock,
+            "/v3electionpb.Election/Campaign" => Method::Campaign,
+            "/v3electionpb.Election/Proclaim" => Method::Proclaim,
+            "/v3electionpb.Election/Leader" => Method::Leader,
+            "/v3electionpb.Election/Observe" => Method::Observe,
+            "/v3electionpb.Election/Resign" => Method::Resign,
             "/etcdserverpb.Maintenance/Status" => Method::Status,
             "/etcdserverpb.Maintenance/Hash" => Method::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
@@ -100,7 +114,9 @@ impl Method {
 }
 
 /// The services of which at least one method is served.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 7] = [
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
     "etcdserverpb.KV",
     "etcdserverpb.Lease",
     "etcdserverpb.Maintenance",
@@ -228,6 +244,7 @@ async fn run<C: Coordinator>(
         Method::RangeStream => {
             kv::range_stream(service, headers, message, &mut turn, responder).await
         }
+        Method::Observe => election::observe(service, headers, message, responder).await,
         Method::HealthWatch => services::health_watch(service, message, responder).await,
         unary => {
             let answer = answer(service, unary, headers, message, &mut turn);
@@ -268,6 +285,12 @@ async fn answer<C: Coordinator>(
         Method::Status => services::status(service, headers, message),
         Method::Alarm => services::alarm(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
+        method @ (Method::Lock | Method::Unlock) => {
+            lock::unary(service, method, headers, message).await
+        }
+        method @ (Method::Campaign | Method::Proclaim | Method::Leader | Method::Resign) => {
+            election::unary(service, method, headers, message).await
+        }
         method @ (Method::LeaseGrant
         | Method::LeaseRevoke
         | Method::LeaseTimeToLive

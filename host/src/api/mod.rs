@@ -10,14 +10,17 @@
 //! - Whatever bytes a client sends: an error or back-pressure, never a panic, never memory without a limit.
 
 mod call;
+mod concurrency;
 mod connection;
 mod coordinator;
+mod election;
 mod grpc;
 mod http1;
 mod incoming;
 mod kv;
 mod lease;
 mod listener;
+mod lock;
 mod prefixed;
 mod serve;
 mod services;

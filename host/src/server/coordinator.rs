@@ -12,6 +12,9 @@ use crate::raft::{self, Node, Shard};
 use crate::runtime::{Admission, Answer, QueryError, Reader};
 use crate::storage::Views;
 
+/// Of a store that was never written to, of which the machine has not said anything yet. etcd's.
+const FIRST_REVISION: u64 = 1;
+
 /// One client runtime's way to the rest of the server.
 pub struct ClientCoordinator {
     pub node: Arc<Node>,
@@ -83,6 +86,17 @@ impl Coordinator for ClientCoordinator {
         Ok(self.shard.read_index().await?)
     }
 
+    async fn changed(&self, since: u64) {
+        let changed = || self.views.latest().mark().revision != since;
+        while !changed() {
+            let applied = self.node.progress.applied_index();
+            // A batch that came in between has moved the index, or is in the view.
+            if !changed() {
+                self.node.progress.wait_applied(applied + 1).await;
+            }
+        }
+    }
+
     async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
         Ok(self.leases.renew(id).await?)
     }
@@ -109,7 +123,7 @@ impl Coordinator for ClientCoordinator {
         let view = self.views.latest();
         NodeStatus {
             standing: self.standing(),
-            revision: view.mark().revision,
+            revision: view.mark().revision.max(FIRST_REVISION),
             raft_index: self.node.progress.committed_index(),
             raft_applied_index: self.node.progress.applied_index(),
             db_size_bytes: view.size_bytes(),

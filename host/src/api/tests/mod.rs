@@ -181,6 +181,12 @@ impl Coordinator for Fake {
         Ok((id % 2 == 0).then_some(id))
     }
 
+    async fn changed(&self, since: u64) {
+        while self.revision.load(Ordering::SeqCst) == since {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
         self.renew_lease(id).await
     }
