@@ -175,6 +175,9 @@ pub const SEND_BUFFER_BYTES: usize = 64 << 10;
 pub const SMALL_MESSAGE_BYTES: usize = 4 << 10;
 /// Answers of one connection that wait for its client to read, in bytes. Beyond it no further call is begun.
 pub const UNREAD_ANSWERS_BYTES: usize = 4 << 20;
+/// Messages of one stream that wait for its client to read, in bytes. Beyond it the stream is given no more; a single
+/// message may be larger.
+pub const STREAM_QUEUE_BYTES: usize = 64 << 10;
 /// Queries of one connection at the same time that may touch many rows; counted until their answers are sent.
 pub const HEAVY_QUERIES: usize = 16;
 /// What gRPC may add to a request of --max-request-bytes, in bytes: etcd's grpcOverheadBytes.

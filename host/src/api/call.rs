@@ -6,7 +6,7 @@
 //! does not read is not served further.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::status::{Code, Status};
+use super::streams::Sink;
 use super::unread::Unread;
 use super::wire::{FRAME_PREFIX_BYTES, Frame};
 use crate::limits;
@@ -126,7 +127,7 @@ pub(super) async fn large_message_budget(
     }
 }
 
-pub(super) fn unexpected_end() -> Status {
+fn unexpected_end() -> Status {
     Status::new(Code::Unknown, "unexpected EOF")
 }
 
@@ -147,7 +148,7 @@ async fn next_chunk(body: &mut RecvStream) -> Result<Option<Bytes>, Status> {
     }
 }
 
-fn release(body: &mut RecvStream, bytes: usize) {
+pub(super) fn release(body: &mut RecvStream, bytes: usize) {
     // It fails for a stream that is gone, which the next use of it says more clearly.
     let _ = body.flow_control().release_capacity(bytes);
 }
@@ -196,16 +197,20 @@ impl<'a> Responder<'a> {
         polled.map(|_| ())
     }
 
+    /// What messages go out on. The headers go before the first one.
+    fn stream(&mut self) -> Result<&mut SendStream<Bytes>, Gone> {
+        if self.stream.is_none() {
+            let headers = HeaderMap::with_capacity(1);
+            let response = response_with(StatusCode::OK, &self.content_type, headers);
+            self.stream = Some(self.response.send_response(response, false)?);
+        }
+        self.stream.as_mut().ok_or(Gone)
+    }
+
     /// Sends one message of the response, as soon as the client has room for it.
     pub(super) async fn message(&mut self, frame: Frame) -> Result<(), Gone> {
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
-            None => {
-                let headers = HeaderMap::with_capacity(1);
-                let response = response_with(StatusCode::OK, &self.content_type, headers);
-                self.stream.insert(self.response.send_response(response, false)?)
-            }
-        };
+        let unread = self.unread;
+        let stream = self.stream()?;
         if frame.bytes() <= limits::SMALL_MESSAGE_BYTES {
             let mut rest = frame.head;
             let piece_bytes = if rest.len() <= IN_PIECES_BYTES { PIECE_BYTES } else { rest.len() };
@@ -215,7 +220,7 @@ impl<'a> Responder<'a> {
             stream.send_data(rest, false)?;
             return Ok(());
         }
-        let _waiting = self.unread.add(frame.bytes());
+        let _waiting = unread.add(frame.bytes());
         for part in [frame.head, frame.body] {
             let sent = send_when_there_is_room(stream, part).await;
             if sent.is_err() {
@@ -224,29 +229,6 @@ impl<'a> Responder<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Sends one of any number of messages: none is begun before the client has room for it, however small it is.
-    pub(super) async fn message_in_turn(&mut self, frame: Frame) -> Result<(), Gone> {
-        let stream = self.stream()?;
-        for part in [frame.head, frame.body] {
-            let sent = send_when_there_is_room(stream, part).await;
-            if sent.is_err() {
-                stream.send_reset(Reason::CANCEL);
-                return sent;
-            }
-        }
-        Ok(())
-    }
-
-    /// Where messages go, once the headers are sent.
-    fn stream(&mut self) -> Result<&mut SendStream<Bytes>, Gone> {
-        if self.stream.is_none() {
-            let headers = HeaderMap::with_capacity(1);
-            let response = response_with(StatusCode::OK, &self.content_type, headers);
-            self.stream = Some(self.response.send_response(response, false)?);
-        }
-        self.stream.as_mut().ok_or(Gone)
     }
 
     /// Ends the call.
@@ -277,6 +259,29 @@ impl<'a> Responder<'a> {
             Some(stream) => stream.send_reset(Reason::CANCEL),
             None => self.response.send_reset(Reason::CANCEL),
         }
+    }
+}
+
+impl Sink for Responder<'_> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, frame: &mut Frame) -> Poll<Result<(), Gone>> {
+        let stream = self.stream()?;
+        for part in [&mut frame.head, &mut frame.body] {
+            while !part.is_empty() {
+                stream.reserve_capacity(part.len().min(limits::SEND_BUFFER_BYTES));
+                let room = match stream.capacity() {
+                    0 => ready!(stream.poll_capacity(cx)).ok_or(Gone)??,
+                    room => room,
+                };
+                if room > 0 {
+                    stream.send_data(part.split_to(room.min(part.len())), false)?;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        Responder::poll_gone(self, cx)
     }
 }
 

@@ -12,14 +12,16 @@ use proto::v3electionpb::{
     ResignRequest,
 };
 
-use super::call::{Gone, Responder};
+use super::call::Gone;
 use super::concurrency::{
     Answer, Inner, Withdrawal, created_in, first_or_last, found, get, holder_key, op, put,
 };
 use super::coordinator::Coordinator;
-use super::grpc::{Method, Service, check_metadata, unless_gone};
+use super::grpc::{Method, Service, check_metadata};
 use super::kv::decode;
+use super::services::only_request;
 use super::status::{Code, Status};
+use super::streams::{Requests, Responses};
 use super::wire::{EtcdRequest, Frame};
 
 fn missing_leader() -> Status {
@@ -156,10 +158,10 @@ async fn leader<C: Coordinator>(
 pub(super) async fn observe<C: Coordinator>(
     service: &Service<C>,
     headers: &HeaderMap,
-    message: &Bytes,
-    responder: &mut Responder<'_>,
+    requests: &mut Requests<'_>,
+    responses: &mut Responses<'_>,
 ) -> Result<Result<(), Status>, Gone> {
-    let checked = decode::<LeaderRequest>(message).and_then(|request| {
+    let checked = only_request::<LeaderRequest>(requests).await.and_then(|request| {
         check_metadata(service.coordinator.standing(), headers, false)?;
         Ok(request)
     });
@@ -169,26 +171,19 @@ pub(super) async fn observe<C: Coordinator>(
     };
     let inner = Inner { service };
     let mut told = 0;
-    let mut stopping = service.stopping.clone();
     loop {
-        let next = async {
-            tokio::select! {
-                news = news(&inner, &request.name, told) => news.map(Some),
-                // An error means that the server is gone.
-                _ = stopping.wait_for(|stopping| *stopping) => Ok(None),
+        let news = tokio::select! {
+            news = news(&inner, &request.name, told), if responses.has_room() => news,
+            driven = responses.drive() => {
+                driven?;
+                continue;
             }
         };
-        match unless_gone(responder, next).await? {
-            Ok(Some((revision, kv))) => {
-                told = kv.mod_revision;
-                let response = LeaderResponse { header: None, kv: Some(kv) };
-                let header = service.header(revision);
-                let frame = Frame::response(&header, response.encode_to_vec().into());
-                responder.message_in_turn(frame).await?;
-            }
-            // etcd ends the stream without an error when its watch is lost.
-            Ok(None) | Err(_) => return Ok(Ok(())),
-        }
+        // etcd ends the stream without an error when its watch is lost.
+        let Ok((revision, kv)) = news else { return Ok(Ok(())) };
+        told = kv.mod_revision;
+        let response = LeaderResponse { header: None, kv: Some(kv) };
+        responses.push(Frame::response(&service.header(revision), response.encode_to_vec().into()));
     }
 }
 

@@ -15,8 +15,9 @@ use http::{HeaderMap, Method as HttpMethod, Request, StatusCode, request};
 use tokio::sync::{Semaphore, watch};
 
 use super::call::{self, Gone, Responder};
-use super::coordinator::{Coordinator, Standing};
+use super::coordinator::{Coordinator, RequestError, Standing};
 use super::status::{Code, Status};
+use super::streams::{Requests, Responses};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
 use super::{Settings, election, kv, lease, lock, services};
@@ -110,6 +111,14 @@ impl Method {
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
             _ => return None,
         })
+    }
+}
+
+impl Method {
+    /// Whether it is served by way of `Requests` and `Responses`: those with messages in both directions, and those
+    /// that go on until the client or the server ends them.
+    pub(super) fn is_stream(self) -> bool {
+        matches!(self, Method::HealthWatch | Method::LeaseKeepAlive | Method::Observe)
     }
 }
 
@@ -224,8 +233,8 @@ async fn run<C: Coordinator>(
     if let Err(status) = check_encoding(&head.headers) {
         return Ok(Err(status));
     }
-    if method == Method::LeaseKeepAlive {
-        return lease::keep_alive(service, &head.headers, body, responder).await;
+    if method.is_stream() {
+        return stream(service, method, &head.headers, body, responder).await;
     }
     let unread = responder.unread();
     let receive = async {
@@ -244,8 +253,6 @@ async fn run<C: Coordinator>(
         Method::RangeStream => {
             kv::range_stream(service, headers, message, &mut turn, responder).await
         }
-        Method::Observe => election::observe(service, headers, message, responder).await,
-        Method::HealthWatch => services::health_watch(service, message, responder).await,
         unary => {
             let answer = answer(service, unary, headers, message, &mut turn);
             match unless_gone(responder, answer).await? {
@@ -254,6 +261,48 @@ async fn run<C: Coordinator>(
             }
         }
     }
+}
+
+/// Runs a streaming method, until it ends or the server does.
+async fn stream<C: Coordinator>(
+    service: &Service<C>,
+    method: Method,
+    headers: &HeaderMap,
+    body: RecvStream,
+    responder: &mut Responder<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let most_bytes = service.most_message_bytes();
+    let mut requests = Requests::http2(body, most_bytes, &service.large_messages);
+    let mut responses = Responses::new(responder);
+    serve_stream(service, method, headers, &mut requests, &mut responses).await
+}
+
+/// Serves a streaming method, whatever the transport.
+pub(super) async fn serve_stream<C: Coordinator>(
+    service: &Service<C>,
+    method: Method,
+    headers: &HeaderMap,
+    requests: &mut Requests<'_>,
+    responses: &mut Responses<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let mut stopping = service.stopping.clone();
+    let serve = async {
+        match method {
+            Method::HealthWatch => services::health_watch(service, requests, responses).await,
+            Method::LeaseKeepAlive => {
+                lease::keep_alive(service, headers, requests, responses).await
+            }
+            Method::Observe => election::observe(service, headers, requests, responses).await,
+            _ => Ok(Err(no_such_method(""))),
+        }
+    };
+    let result = tokio::select! {
+        biased;
+        result = serve => result?,
+        // An error means that the server is gone, and then this is over as well.
+        _ = stopping.wait_for(|stopping| *stopping) => Err(RequestError::Stopped.into()),
+    };
+    responses.flush().await.map(|()| result)
 }
 
 /// Runs `work` until the client gives the call up.

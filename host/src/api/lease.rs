@@ -1,19 +1,19 @@
 //! The Lease service. Grants and revocations go through the log; what is left of a lease's time is the leader's to say.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use http::HeaderMap;
 use prost::Message;
 use proto::etcdserverpb as pb;
 
-use super::call::{Gone, Responder};
+use super::call::Gone;
 use super::coordinator::{Coordinator, RequestError};
-use super::grpc::{Method, Service, check_metadata, unless_gone};
-use super::incoming::Incoming;
+use super::grpc::{Method, Service, check_metadata};
 use super::kv::{self, decode};
-use super::status::{Code, Status};
+use super::status::Status;
+use super::streams::{Requests, Responses};
 use super::unread::Turn;
 use super::wire::{self, EtcdRequest, Frame, OwnRequest};
 
@@ -120,28 +120,37 @@ async fn known<C: Coordinator>(
 pub(super) async fn keep_alive<C: Coordinator>(
     service: &Service<C>,
     headers: &HeaderMap,
-    body: RecvStream,
-    responder: &mut Responder<'_>,
+    requests: &mut Requests<'_>,
+    responses: &mut Responses<'_>,
 ) -> Result<Result<(), Status>, Gone> {
     if let Err(status) = check_metadata(service.coordinator.standing(), headers, false) {
         return Ok(Err(status));
     }
-    let mut incoming = Incoming::new(body, service.most_message_bytes(), &service.large_messages);
-    let mut ends = std::pin::pin!(ends(service, headers));
+    let mut leaderless = pin!(leaderless(service, headers));
     loop {
-        let next = async {
+        let message = tokio::select! {
+            biased;
+            driven = responses.drive() => {
+                driven?;
+                continue;
+            }
+            status = &mut leaderless => return Ok(Err(status)),
+            message = requests.next(), if responses.has_room() => message,
+        };
+        let message = match message {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(Ok(())),
+            Err(status) => return Ok(Err(status)),
+        };
+        let mut renewal = pin!(renew(service, &message));
+        let renewed = loop {
             tokio::select! {
-                biased;
-                status = &mut ends => Err(status),
-                message = incoming.next() => match message? {
-                    Some(message) => renew(service, &message).await.map(Some),
-                    None => Ok(None),
-                },
+                renewed = &mut renewal => break renewed,
+                driven = responses.drive() => driven?,
             }
         };
-        match unless_gone(responder, next).await? {
-            Ok(Some(frame)) => responder.message_in_turn(frame).await?,
-            Ok(None) => return Ok(Ok(())),
+        match renewed {
+            Ok(frame) => responses.push(frame),
             Err(status) => return Ok(Err(status)),
         }
     }
@@ -161,28 +170,15 @@ async fn renew<C: Coordinator>(service: &Service<C>, message: &Bytes) -> Result<
     Ok(Frame::response(&header, response.encode_to_vec().into()))
 }
 
-/// Returns when a stream has to end, whatever its client does: the server stops, or a client that asked for a leader
-/// has none.
-async fn ends<C: Coordinator>(service: &Service<C>, headers: &HeaderMap) -> Status {
-    let mut stopping = service.stopping.clone();
-    let stopped = async {
-        // An error means that the server is gone.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-        Status::new(Code::Unavailable, "etcdserver: server stopped")
-    };
-    let leaderless = async {
-        if !headers.contains_key("hasleader") {
-            return std::future::pending().await;
+/// Returns when a client that asked for a leader has none.
+async fn leaderless<C: Coordinator>(service: &Service<C>, headers: &HeaderMap) -> Status {
+    if !headers.contains_key("hasleader") {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(LEADER_CHECK_INTERVAL).await;
+        if let Err(status) = check_metadata(service.coordinator.standing(), headers, false) {
+            return status;
         }
-        loop {
-            tokio::time::sleep(LEADER_CHECK_INTERVAL).await;
-            if let Err(status) = check_metadata(service.coordinator.standing(), headers, false) {
-                return status;
-            }
-        }
-    };
-    tokio::select! {
-        status = stopped => status,
-        status = leaderless => status,
     }
 }

@@ -16,7 +16,6 @@ mod coordinator;
 mod election;
 mod grpc;
 mod http1;
-mod incoming;
 mod kv;
 mod lease;
 mod listener;
@@ -25,6 +24,7 @@ mod prefixed;
 mod serve;
 mod services;
 mod status;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod unread;

@@ -7,11 +7,12 @@ use proto::etcdserverpb as pb;
 use proto::grpc::health::v1::health_check_response::ServingStatus;
 use proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 
-use super::call::{Gone, Responder};
+use super::call::Gone;
 use super::coordinator::{Alarm, AlarmKind, Coordinator, MemberInfo};
-use super::grpc::{Service, check_metadata, unless_gone};
+use super::grpc::{Service, check_metadata};
 use super::kv::decode;
 use super::status::{Code, Status};
+use super::streams::{Requests, Responses};
 use super::wire::{Frame, ResponseHeader};
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
 
@@ -143,21 +144,34 @@ pub(super) fn health_list<C>(service: &Service<C>) -> Frame {
 /// Health.Watch: the status now, and again when it changes. It ends when the client or the server does.
 pub(super) async fn health_watch<C>(
     service: &Service<C>,
-    message: &Bytes,
-    responder: &mut Responder<'_>,
+    requests: &mut Requests<'_>,
+    responses: &mut Responses<'_>,
 ) -> Result<Result<(), Status>, Gone> {
-    let request = match decode::<HealthCheckRequest>(message) {
+    let request = match only_request::<HealthCheckRequest>(requests).await {
         Ok(request) => request,
         Err(status) => return Ok(Err(status)),
     };
     let is_known = request.service.is_empty();
     let first = if is_known { serving_status(service) } else { ServingStatus::ServiceUnknown };
-    responder.message(health_response(first)).await?;
+    responses.send(health_response(first)).await?;
     let mut stopping = service.stopping.clone();
-    // An error means that the server is gone, and then this is over as well.
-    let _ = unless_gone(responder, stopping.wait_for(|stopping| *stopping)).await?;
+    tokio::select! {
+        // An error means that the server is gone, and then this is over as well.
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+        driven = responses.drive() => driven?,
+    }
     if first == ServingStatus::Serving {
-        responder.message(health_response(ServingStatus::NotServing)).await?;
+        responses.push(health_response(ServingStatus::NotServing));
     }
     Ok(Err(Status::new(Code::Cancelled, "Stream has ended.")))
+}
+
+/// The request of a call that streams responses only.
+pub(super) async fn only_request<M: Message + Default>(
+    requests: &mut Requests<'_>,
+) -> Result<M, Status> {
+    match requests.next().await? {
+        Some(message) => decode(&message),
+        None => Err(Status::new(Code::Unknown, "EOF")),
+    }
 }

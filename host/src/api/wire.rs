@@ -1,7 +1,7 @@
 //! Protobuf by hand, for the messages that pass through unread: requests are wrapped and responses are given their
 //! header by writing tags and lengths around bytes that stay as they are.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 const VARINT: u32 = 0;
 const LENGTH_DELIMITED: u32 = 2;
@@ -114,6 +114,17 @@ const COPY_BYTES: usize = 8 << 10;
 impl Frame {
     pub(super) fn bytes(&self) -> usize {
         self.head.len() + self.body.len()
+    }
+
+    /// The message alone, without gRPC's prefix. Nothing is left in the frame.
+    pub(super) fn take_message(&mut self) -> Bytes {
+        let mut head = std::mem::take(&mut self.head);
+        head.advance(FRAME_PREFIX_BYTES);
+        let body = std::mem::take(&mut self.body);
+        match body.is_empty() {
+            true => head,
+            false => [head, body].concat().into(),
+        }
     }
 
     fn new(before: &[u8], body: Bytes) -> Frame {

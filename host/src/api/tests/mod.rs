@@ -4,6 +4,7 @@ mod cost;
 mod grpc;
 mod hostile;
 mod http1;
+mod streams;
 mod unchanged_clients;
 
 use std::net::SocketAddr;
