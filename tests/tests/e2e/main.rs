@@ -5,6 +5,7 @@ mod etcdctl;
 mod hostile;
 mod leases;
 mod linearizability;
+mod locks;
 mod raw;
 mod shapes;
 mod starting;
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
         surviving::what_ends_etcd,
         linearizability::under_kills_and_pauses,
         linearizability::of_one_member,
+        locks::answers_are_etcds,
+        locks::one_owner_at_a_time,
+        locks::who_goes_away_is_forgotten,
         leases::over_in_time,
         leases::under_kills_and_pauses,
         leases::survive_restarts_and_snapshots,
