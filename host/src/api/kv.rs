@@ -150,9 +150,17 @@ pub(super) async fn range_stream<C: Coordinator>(
 /// # Errors
 /// Bytes that are no such message, in the words of grpc-go.
 pub(super) fn decode<M: Message + Default>(message: &Bytes) -> Result<M, Status> {
+    decode_or(message, "grpc: error unmarshalling request")
+}
+
+/// The same, of a message of a stream.
+pub(super) fn decode_streamed<M: Message + Default>(message: &Bytes) -> Result<M, Status> {
+    decode_or(message, "grpc: failed to unmarshal the received message")
+}
+
+fn decode_or<M: Message + Default>(message: &Bytes, error: &str) -> Result<M, Status> {
     M::decode(message.clone()).map_err(|_| {
-        let text =
-            "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data";
+        let text = format!("{error}: proto: cannot parse invalid wire-format data");
         Status::new(Code::Internal, text)
     })
 }

@@ -11,7 +11,7 @@ use proto::etcdserverpb as pb;
 use super::call::Gone;
 use super::coordinator::{Coordinator, RequestError};
 use super::grpc::{Method, Service, check_metadata};
-use super::kv::{self, decode};
+use super::kv::{self, decode, decode_streamed};
 use super::status::Status;
 use super::streams::{Requests, Responses};
 use super::unread::Turn;
@@ -158,7 +158,7 @@ pub(super) async fn keep_alive<C: Coordinator>(
 
 /// Answers one message. A lease that is not there has no time.
 async fn renew<C: Coordinator>(service: &Service<C>, message: &Bytes) -> Result<Frame, Status> {
-    let request = decode::<pb::LeaseKeepAliveRequest>(message)?;
+    let request = decode_streamed::<pb::LeaseKeepAliveRequest>(message)?;
     // Made before the lease is renewed: a client must not see a lease alive at a revision at which it is revoked.
     let header = service.header(service.coordinator.status().revision);
     let seconds = service.coordinator.renew_lease(request.id).await?;

@@ -10,7 +10,7 @@ use proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use super::call::Gone;
 use super::coordinator::{Alarm, AlarmKind, Coordinator, MemberInfo};
 use super::grpc::{Service, check_metadata};
-use super::kv::decode;
+use super::kv::{decode, decode_streamed};
 use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
 use super::wire::{Frame, ResponseHeader};
@@ -171,7 +171,7 @@ pub(super) async fn only_request<M: Message + Default>(
     requests: &mut Requests<'_>,
 ) -> Result<M, Status> {
     match requests.next().await? {
-        Some(message) => decode(&message),
+        Some(message) => decode_streamed(&message),
         None => Err(Status::new(Code::Unknown, "EOF")),
     }
 }

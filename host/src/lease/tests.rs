@@ -56,7 +56,7 @@ fn a_renewed_lease_has_all_its_time_again() {
     assert_eq!(timers.remaining_s(1, start + s(9) + 1500 * MS), Some(-1));
 }
 
-/// etcd-io/etcd#9888 and others: TTLs were reset, or cut, when another leader began.
+/// etcd-io/etcd#9888, #17132: with every change of the leader, or with the third, leases had all their time again.
 #[test]
 fn a_new_leader_extends_and_never_shortens() {
     let start = Instant::now();

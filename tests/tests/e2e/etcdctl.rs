@@ -159,6 +159,47 @@ async fn run(etcdctl: &Path, cluster: &Cluster, command: &str, input: &str) -> R
     Ok(Printed { code: output.status.code(), out: text(&output.stdout), error })
 }
 
+/// Leases, locks and elections by the commands that operators know, and etcd's own load generator, against three members.
+pub async fn leases_and_locks(scene: Scene) -> Result<Verdict> {
+    let programs = match etcd_programs() {
+        Ok(programs) => programs,
+        Err(reason) => return Ok(Verdict::Skipped(reason)),
+    };
+    let cluster = Plan::new(scene.subject, 3, &scene.directory).start().await?;
+    let etcdctl = async |command: &str| {
+        let printed = run(&programs.etcdctl, &cluster, command, "").await?;
+        ensure!(printed.code == Some(0), "etcdctl {command}: {printed:?}");
+        Ok(printed.out)
+    };
+    let granted = etcdctl("lease grant 100").await?;
+    let id = granted.split(' ').nth(1).context("an id")?.to_owned();
+    ensure!(granted == format!("lease {id} granted with TTL(100s)\n"), "{granted}");
+    etcdctl(&format!("put leased x --lease={id}")).await?;
+    let left = etcdctl(&format!("lease timetolive {id} --keys")).await?;
+    ensure!(left.contains("granted with TTL(100s)"), "{left}");
+    ensure!(left.ends_with("attached keys([leased])\n"), "{left}");
+    let renewed = etcdctl(&format!("lease keep-alive --once {id}")).await?;
+    ensure!(renewed == format!("lease {id} keepalived with TTL(100)\n"), "{renewed}");
+    ensure!(etcdctl("lease list").await?.contains(&id), "the list lacks it");
+    let revoked = etcdctl(&format!("lease revoke {id}")).await?;
+    ensure!(revoked == format!("lease {id} revoked\n"), "{revoked}");
+    ensure!(etcdctl("get leased").await?.is_empty(), "its key has outlived it");
+    let locked = etcdctl("lock door echo inside").await?;
+    ensure!(locked == "inside\n", "{locked}");
+
+    let all: Vec<&str> = cluster.members.iter().map(|member| member.address.as_str()).collect();
+    let benchmark = Command::new(&programs.benchmark)
+        .arg(format!("--endpoints={}", all.join(",")))
+        .args(["--clients=10", "--conns=5", "lease-keepalive", "--total=3000"])
+        .output()
+        .await
+        .context("benchmark")?;
+    let out = String::from_utf8_lossy(&benchmark.stdout);
+    ensure!(benchmark.status.success() && !out.contains("Error distribution"), "{out}");
+    ensure!(out.contains("Requests/sec"), "{out}");
+    Ok(Verdict::Passed)
+}
+
 /// The names in JSON output, in order.
 fn keys_of(out: &str) -> Vec<String> {
     let Ok(value) = serde_json::from_str::<serde_json::Value>(out) else { return Vec::new() };
