@@ -409,6 +409,7 @@ mod tests {
                 "/etcdserverpb.Maintenance/Defragment",
                 "unknown method Defragment for service etcdserverpb.Maintenance",
             ),
+            ("/v3lockpb.Lock/TryLock", "unknown method TryLock for service v3lockpb.Lock"),
             ("/a/b/c", "unknown service a/b"),
         ] {
             assert_eq!(Method::find(path), None);
