@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use crate::lease_request::LeaseGrant;
 use crate::rejection::Rejection;
-use crate::request::{DeleteRange, Op, Put, Range, Request, Txns};
+use crate::request::{AlarmAction, DeleteRange, Op, Put, Range, Request, Txns};
 use crate::txn;
 
 /// The longest time to live, in seconds.
@@ -55,7 +55,8 @@ pub fn check(request: &Request<'_>, operations: u32) -> Result<(), Rejection> {
         | Request::LeaseCheckpoint(_)
         | Request::LeaseExpiry(_)
         | Request::LeaseTimeToLive(_)
-        | Request::LeaseLeases => Ok(()),
+        | Request::LeaseLeases
+        | Request::Alarm(_) => Ok(()),
     }
 }
 
@@ -75,6 +76,7 @@ pub fn admission(request: &Request<'_>) -> Admission {
         // Whether the leader knows the lease was asked before.
         Request::LeaseTimeToLive(ask) => (Route::LocalRead, ask.keys),
         Request::LeaseLeases => (Route::LocalRead, true),
+        Request::Alarm(alarm) if alarm.action == AlarmAction::Get => (Route::Read, false),
         Request::Put(_)
         | Request::DeleteRange(_)
         | Request::Txn(_)
@@ -84,6 +86,7 @@ pub fn admission(request: &Request<'_>) -> Admission {
         | Request::LeaseRevoke(_)
         | Request::LeaseCheckpoint(_)
         | Request::LeaseExpiry(_)
+        | Request::Alarm(_)
         | Request::Unknown => (Route::Write, false),
     };
     Admission { route, heavy }

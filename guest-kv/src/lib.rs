@@ -5,7 +5,7 @@
 //! native host bring their own.
 //!
 //! ```text
-//! command -> request -> admission -> { write, txn, compaction, lease } -> index + rows -> outcome
+//! command -> request -> admission -> alarm -> { write, txn, compaction, lease } -> index + rows -> outcome
 //! query   -> request -> admission -> { range, stream, txn, hash, lease } -> answer
 //! ```
 //!
@@ -17,6 +17,7 @@
 //! - Nothing here depends on time, randomness, addresses or the order of a hash map.
 
 mod admission;
+mod alarm;
 mod check;
 mod compaction;
 mod hash;
@@ -48,7 +49,7 @@ pub use admission::{Admission, Route};
 pub use check::check;
 pub use rebuild::rebuild;
 pub use rejection::Rejection;
-use request::{DeleteRange, Put, Request};
+use request::{AlarmAction, DeleteRange, Put, Request};
 use state::State;
 use tables::{Answer, DESCRIPTIONS, Table, TableDescription, Tables};
 use write::{Writer, check_put};
@@ -178,6 +179,9 @@ pub fn query<T: Tables>(
         Request::Hash => answer.append(&hash::hash(tables)),
         Request::LeaseTimeToLive(ask) => answer.append(&lease::time_to_live(tables, ask)?),
         Request::LeaseLeases => answer.append(&lease::list(tables)),
+        Request::Alarm(alarm) if alarm.action == AlarmAction::Get => {
+            answer.append(&alarm::list(tables, alarm.kind));
+        }
         Request::Put(_)
         | Request::DeleteRange(_)
         | Request::Txn(_)
@@ -186,6 +190,7 @@ pub fn query<T: Tables>(
         | Request::LeaseRevoke(_)
         | Request::LeaseCheckpoint(_)
         | Request::LeaseExpiry(_)
+        | Request::Alarm(_)
         | Request::Unknown => return Err(Rejection::not_a_query()),
     }
     Ok(answered)
@@ -217,6 +222,7 @@ fn run<T: Tables>(tables: &mut T, state: State, entry: Entry<'_>) -> Result<Appl
     let request = Request::parse(entry.command).map_err(|_| Rejection::malformed())?;
     // The operator's limit is none of the machine's: members may differ in it.
     admission::check(&request, u32::MAX)?;
+    alarm::check(&state, &request)?;
     match &request {
         Request::Put(put) => apply_put(tables, state, put),
         Request::DeleteRange(delete) => Ok(apply_delete_range(tables, state, delete)),
@@ -237,6 +243,10 @@ fn run<T: Tables>(tables: &mut T, state: State, entry: Entry<'_>) -> Result<Appl
         Request::LeaseRevoke(id) => lease::revoke(tables, state, *id),
         Request::LeaseCheckpoint(checkpoints) => Ok(lease::checkpoint(tables, state, checkpoints)),
         Request::LeaseExpiry(expiry) => Ok(lease::expire(tables, state, expiry)),
+        Request::Alarm(alarm) => {
+            let (body, state) = alarm::execute(tables, state, alarm)?;
+            Ok(Applied { body, state, events: Vec::new() })
+        }
         Request::Range(_)
         | Request::RangeStream(_)
         | Request::HashKv(_)

@@ -23,10 +23,12 @@ impl Rejection {
 
 const INVALID_ARGUMENT: u32 = 3;
 const NOT_FOUND: u32 = 5;
+const RESOURCE_EXHAUSTED: u32 = 8;
 const FAILED_PRECONDITION: u32 = 9;
 const OUT_OF_RANGE: u32 = 11;
 const UNIMPLEMENTED: u32 = 12;
 const INTERNAL: u32 = 13;
+const DATA_LOSS: u32 = 15;
 
 /// One named constructor a refusal.
 macro_rules! rejections {
@@ -49,6 +51,9 @@ rejections! {
     invalid_sort_option = INVALID_ARGUMENT, "etcdserver: invalid sort option";
     compacted = OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted";
     future_revision = OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision";
+    no_space = RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded";
+    corrupt_cluster = DATA_LOSS, "etcdserver: corrupt cluster";
+    unknown_alarm_action = INVALID_ARGUMENT, "instar: an alarm can be got, activated and deactivated";
     lease_not_found = NOT_FOUND, "etcdserver: requested lease not found";
     lease_exists = FAILED_PRECONDITION, "etcdserver: lease already exists";
     lease_ttl_too_large = OUT_OF_RANGE, "etcdserver: too large lease TTL";

@@ -256,6 +256,12 @@ impl<'a> Txns<'a> {
         &self.nodes[place]
     }
 
+    /// Whether any branch puts a key.
+    pub fn has_put(&self) -> bool {
+        let ops = self.nodes.iter().flat_map(|txn| txn.success.iter().chain(&txn.failure));
+        ops.into_iter().any(|op| matches!(op, Op::Put(_)))
+    }
+
     fn new() -> Self {
         Txns { nodes: vec![Txn::default()] }
     }
@@ -335,6 +341,50 @@ impl<'a> Txns<'a> {
     }
 }
 
+pub const ALARM_NONE: i32 = 0;
+pub const ALARM_NO_SPACE: i32 = 1;
+pub const ALARM_CORRUPT: i32 = 2;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AlarmAction {
+    #[default]
+    Get,
+    Activate,
+    Deactivate,
+    Unknown,
+}
+
+/// etcdserverpb.AlarmRequest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Alarm {
+    pub action: AlarmAction,
+    pub member_id: i64,
+    /// Any number is kept, as etcd does.
+    pub kind: i32,
+}
+
+impl Alarm {
+    fn merge(&mut self, message: &[u8]) -> Result<(), Malformed> {
+        let mut fields = Fields::new(message);
+        while let Some((number, content)) = fields.next()? {
+            match (number, content) {
+                (1, Content::Varint(action)) => {
+                    self.action = match action as i32 {
+                        0 => AlarmAction::Get,
+                        1 => AlarmAction::Activate,
+                        2 => AlarmAction::Deactivate,
+                        _ => AlarmAction::Unknown,
+                    }
+                }
+                (2, content) => content.int64(&mut self.member_id),
+                (3, content) => content.enumeration(&mut self.kind),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// instar.kv.CompactionStep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CompactionStep {
@@ -392,6 +442,7 @@ pub enum Request<'a> {
     LeaseExpiry(LeaseExpiry),
     LeaseTimeToLive(LeaseTimeToLive),
     LeaseLeases,
+    Alarm(Alarm),
     /// A request of etcd's that this machine does not know yet, or none at all.
     Unknown,
 }
@@ -453,6 +504,11 @@ impl<'a> Request<'a> {
                 7 => request = Request::Compaction(parse_revision(message)?),
                 8 => request = Request::LeaseGrant(LeaseGrant::parse(message)?),
                 9 => request = Request::LeaseRevoke(parse_revision(message)?),
+                10 => {
+                    let mut alarm = Alarm::default();
+                    alarm.merge(message)?;
+                    request = Request::Alarm(alarm);
+                }
                 11 => {
                     request = Request::LeaseCheckpoint(lease_request::parse_checkpoints(message)?);
                 }

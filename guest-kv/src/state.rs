@@ -1,11 +1,13 @@
 //! The store's revisions: the derived row that every call starts with, and the durable `meta` rows behind it.
 //!
 //! The `state` table has at most one row, under `state`: current revision, compacted revision (8 bytes big-endian
-//! each), and a byte that is 1 while a compaction has rows to remove. No row means a store that was never written to.
+//! each), a byte that is 1 while a compaction has rows to remove, and one that has which alarms are raised. No row
+//! means a store that was never written to.
 //!
 //! The `meta` table has etcd's `scheduledCompactRev` and `finishedCompactRev` (17-byte revision keys), and
 //! `compactionCursor`: where in `history` the unfinished compaction goes on.
 
+use crate::alarm::Raised;
 use crate::revision::{Revision, number};
 use crate::row::corrupt;
 use crate::tables::{META, STATE, Tables};
@@ -29,11 +31,16 @@ pub struct State {
     pub compacted: i64,
     /// Whether rows that the compaction left dead are still there.
     pub compaction_pending: bool,
+    pub raised: Raised,
 }
 
 impl State {
-    const EMPTY: State =
-        State { revision: FIRST_REVISION, compacted: NEVER_COMPACTED, compaction_pending: false };
+    const EMPTY: State = State {
+        revision: FIRST_REVISION,
+        compacted: NEVER_COMPACTED,
+        compaction_pending: false,
+        raised: Raised { no_space: false, corrupt: false },
+    };
 
     pub fn read<T: Tables>(tables: &T) -> State {
         tables.get(STATE, STATE_KEY, State::parse).unwrap_or(State::EMPTY)
@@ -42,12 +49,14 @@ impl State {
     /// Writes the derived row, unless it would say what its absence says.
     pub fn write<T: Tables>(self, tables: &mut T) {
         if self == State::EMPTY {
+            tables.delete(STATE, STATE_KEY);
             return;
         }
-        let mut row = [0; 17];
+        let mut row = [0; 18];
         row[..8].copy_from_slice(&self.revision.to_be_bytes());
         row[8..16].copy_from_slice(&self.compacted.to_be_bytes());
         row[16] = u8::from(self.compaction_pending);
+        row[17] = self.raised.to_byte();
         tables.put(STATE, STATE_KEY, &row);
     }
 
@@ -67,6 +76,7 @@ impl State {
             revision: newest.unwrap_or(FIRST_REVISION).max(compacted).max(FIRST_REVISION),
             compacted,
             compaction_pending: scheduled > finished,
+            raised: Raised::derive(tables),
         }
     }
 
@@ -78,7 +88,8 @@ impl State {
     fn parse(row: &[u8]) -> State {
         let read = || {
             let (revision, compacted) = (number(row, 0)?, number(row, 8)?);
-            Some(State { revision, compacted, compaction_pending: *row.get(16)? == 1 })
+            let raised = Raised::from_byte(*row.get(17)?);
+            Some(State { revision, compacted, compaction_pending: *row.get(16)? == 1, raised })
         };
         read().unwrap_or_else(|| corrupt("the state row is too short"))
     }

@@ -24,6 +24,8 @@ pub const LEASE: Table = 6;
 pub const LEASE_GRANT: Table = 7;
 /// The keys of each lease. See `lease`.
 pub const ATTACHED: Table = 8;
+/// etcd's `alarm` bucket. See `alarm`.
+pub const ALARM: Table = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableKind {
@@ -40,7 +42,7 @@ pub struct TableDescription {
 }
 
 /// The tables that `describe` declares.
-pub const DESCRIPTIONS: [TableDescription; 8] = [
+pub const DESCRIPTIONS: [TableDescription; 9] = [
     TableDescription { table: KEY, name: "key", kind: TableKind::Durable },
     TableDescription { table: META, name: "meta", kind: TableKind::Durable },
     TableDescription { table: CURRENT, name: "current", kind: TableKind::Derived },
@@ -49,6 +51,7 @@ pub const DESCRIPTIONS: [TableDescription; 8] = [
     TableDescription { table: LEASE, name: "lease", kind: TableKind::Durable },
     TableDescription { table: LEASE_GRANT, name: "lease_grant", kind: TableKind::Durable },
     TableDescription { table: ATTACHED, name: "attached", kind: TableKind::Derived },
+    TableDescription { table: ALARM, name: "alarm", kind: TableKind::Durable },
 ];
 
 /// Looks at a row's key and value, and says whether to go on.

@@ -91,6 +91,10 @@ pub const LEASE_ROUND_ASKS: usize = 10_000;
 pub const PEER_MESSAGE_BYTES: usize = 64 << 20;
 /// What a member sends a peer ahead of its acknowledgement, a stream; a connection has twice that.
 pub const PEER_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// State digests of recent entries that are kept for the comparison with other members.
+pub const DIGESTS_KEPT: usize = 8_192;
+/// Digests that one comparison asks for.
+pub const DIGESTS_COMPARED: usize = 32;
 /// One chunk of a snapshot on its way to a member.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// Chunks waiting between the file and the connection.
@@ -112,6 +116,14 @@ pub const LOG_BUFFER_BYTES: usize = 1 << 20;
 pub const SNAPSHOT_PORTION_BYTES: usize = 4 << 20;
 /// The mark of a snapshot, membership included.
 pub const SNAPSHOT_MARK_BYTES: usize = 1 << 20;
+/// What redb needs for itself, whatever it holds: its header, and the copies of a few pages. No size counts it.
+pub const STATE_OVERHEAD_BYTES: u64 = 128 << 10;
+/// Pages of a state's new file that redb keeps in memory while it is made.
+pub const DEFRAGMENT_CACHE_BYTES: usize = 32 << 20;
+/// Keys that are written while a portion of a defragmentation is copied; beyond that it is given up.
+pub const DEFRAGMENT_WRITTEN_BYTES: usize = 128 << 20;
+/// Rows that a defragmentation leaves to the apply thread, which applies nothing meanwhile.
+pub const DEFRAGMENT_LAST_ROWS: usize = 2_000;
 /// A key or a value of a snapshot.
 pub const SNAPSHOT_FIELD_BYTES: usize = 64 << 20;
 
@@ -128,6 +140,9 @@ pub const LEASE_ASKS_PER_SHARD: usize = 100_000;
 
 /// Heavy queries that wait for a thread; beyond that they are refused.
 pub const QUERY_POOL_JOBS: usize = 1_024;
+
+/// Snapshots for clients that are written at the same time; beyond that they are refused.
+pub const CLIENT_SNAPSHOTS: usize = 4;
 
 // --- api ----------------------------------------------------------------------------------------------------------
 
@@ -149,6 +164,10 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Silence after which the kernel asks whether the other end of a connection is still there, and how often: Go's.
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+/// One message of a client's snapshot: etcd's.
+pub const CLIENT_SNAPSHOT_CHUNK_BYTES: usize = 32 << 10;
+/// What is read of a client's snapshot at once.
+pub const CLIENT_SNAPSHOT_READ_BYTES: usize = 512 << 10;
 /// Calls at the same time on one connection; a client that wants more has to wait.
 pub const CONCURRENT_CALLS: u32 = 4_096;
 /// All headers of one request, in bytes, as HTTP/2 counts them.

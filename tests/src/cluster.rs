@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 pub use member::{Exit, Member};
 pub use ports::free_port;
-pub use program::{Program, etcd_programs};
+pub use program::{Program, etcd_programs, instarctl};
 
 use crate::client::{Client, within};
 

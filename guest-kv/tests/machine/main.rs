@@ -1,5 +1,6 @@
 //! The library's tests, over tables in memory: against the naive model, rule by rule, and with damaged bytes.
 
+mod alarms;
 mod bytes;
 mod model;
 mod rules;

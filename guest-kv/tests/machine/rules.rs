@@ -270,7 +270,7 @@ fn rebuilding_is_done_in_steps() {
 fn damage_is_found() {
     type Damage = fn(&mut MemoryTables);
     let damages: [Damage; 7] = [
-        |tables| tables.put(STATE, b"state", &[0; 17]),
+        |tables| tables.put(STATE, b"state", &[0; 18]),
         |tables| remove_first(tables, KEY),
         |tables| remove_first(tables, CURRENT),
         |tables| remove_first(tables, HISTORY),

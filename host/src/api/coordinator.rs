@@ -1,5 +1,6 @@
 //! What the API needs from the rest of the server.
 
+use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -54,6 +55,15 @@ pub trait Coordinator: Send + Sync + 'static {
     /// Returns once nothing is left in this member's storage of what the compaction up to `revision` removes.
     fn compacted(&self, revision: i64) -> impl Future<Output = Result<(), RequestError>> + Send;
 
+    /// What this member's database takes on its disk. Asked for every write, so it has to be cheap.
+    fn db_size_bytes(&self) -> u64;
+
+    /// Returns once this member has given disk space that it no longer needs back to the file system.
+    fn defragment(&self) -> impl Future<Output = Result<(), RequestError>> + Send;
+
+    /// Writes this member's state to a database file of etcd's.
+    fn snapshot(&self) -> impl Future<Output = Result<SnapshotFile, RequestError>> + Send;
+
     /// Where this member stands in its cluster. Asked for every call, so it has to be cheap.
     fn standing(&self) -> Standing;
 
@@ -67,6 +77,13 @@ pub trait Coordinator: Send + Sync + 'static {
     fn run(self: Arc<Self>) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
+}
+
+/// A file that is whole, from its beginning. It is gone when this value is.
+#[derive(Debug)]
+pub struct SnapshotFile {
+    pub file: File,
+    pub size_bytes: u64,
 }
 
 /// The answer to a proposal that was applied.
@@ -166,6 +183,9 @@ pub enum RequestError {
     TooManyRequests,
     #[error("etcdserver: server stopped")]
     Stopped,
+    /// This member's state is not that of its peers.
+    #[error("etcdserver: corrupt cluster")]
+    Corrupt,
     /// This member cannot serve it, although the request is right; another one may.
     #[error("instar: this member cannot serve the request: {0}")]
     Unavailable(String),

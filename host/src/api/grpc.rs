@@ -20,7 +20,7 @@ use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, election, kv, lease, lock, services};
+use super::{Settings, election, kv, lease, lock, maintenance, services};
 use crate::limits;
 
 /// What all calls of one client runtime share.
@@ -74,6 +74,9 @@ pub(super) enum Method {
     Hash,
     HashKv,
     Alarm,
+    Defragment,
+    Downgrade,
+    Snapshot,
     MemberList,
     HealthCheck,
     HealthList,
@@ -105,6 +108,9 @@ impl Method {
             "/etcdserverpb.Maintenance/Hash" => Method::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
             "/etcdserverpb.Maintenance/Alarm" => Method::Alarm,
+            "/etcdserverpb.Maintenance/Defragment" => Method::Defragment,
+            "/etcdserverpb.Maintenance/Snapshot" => Method::Snapshot,
+            "/etcdserverpb.Maintenance/Downgrade" => Method::Downgrade,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
@@ -253,6 +259,7 @@ async fn run<C: Coordinator>(
         Method::RangeStream => {
             kv::range_stream(service, headers, message, &mut turn, responder).await
         }
+        Method::Snapshot => maintenance::snapshot(service, headers, message, responder).await,
         unary => {
             let answer = answer(service, unary, headers, message, &mut turn);
             match unless_gone(responder, answer).await? {
@@ -332,7 +339,8 @@ async fn answer<C: Coordinator>(
     }
     let frame = match method {
         Method::Status => services::status(service, headers, message),
-        Method::Alarm => services::alarm(service, headers, message).await,
+        Method::Defragment => maintenance::defragment(service, headers, message).await,
+        Method::Downgrade => maintenance::downgrade(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
         method @ (Method::Lock | Method::Unlock) => {
             lock::unary(service, method, headers, message).await
@@ -406,8 +414,8 @@ mod tests {
             ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
             ("/etcdserverpb.KV/Rang", "unknown method Rang for service etcdserverpb.KV"),
             (
-                "/etcdserverpb.Maintenance/Defragment",
-                "unknown method Defragment for service etcdserverpb.Maintenance",
+                "/etcdserverpb.Maintenance/Fragment",
+                "unknown method Fragment for service etcdserverpb.Maintenance",
             ),
             ("/v3lockpb.Lock/TryLock", "unknown method TryLock for service v3lockpb.Lock"),
             ("/a/b/c", "unknown service a/b"),

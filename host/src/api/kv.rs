@@ -1,4 +1,4 @@
-//! The KV service, and the hashes of Maintenance: everything that the state machine answers. The host does not read
+//! The KV service, and the hashes and alarms of Maintenance: everything that the state machine answers. The host does not read
 //! these requests, with the exception of Compact, of which it has to know whether to wait.
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use proto::etcdserverpb::CompactionRequest;
 use super::call::{Gone, Responder};
 use super::coordinator::{Answered, Coordinator, RequestError};
 use super::grpc::{Method, Service, check_metadata, unless_gone};
+use super::quota;
 use super::status::{Code, Status};
 use super::unread::Turn;
 use super::wire::{self, EtcdRequest, Frame, OwnRequest};
@@ -26,6 +27,7 @@ pub(super) async fn unary<C: Coordinator>(
         Method::Put => EtcdRequest::Put,
         Method::DeleteRange => EtcdRequest::DeleteRange,
         Method::Txn => EtcdRequest::Txn,
+        Method::Alarm => EtcdRequest::Alarm,
         Method::Compact => return compact(service, headers, message).await,
         Method::Hash => return hash(service, headers, OwnRequest::Hash, message, turn).await,
         Method::HashKv => return hash(service, headers, OwnRequest::HashKv, message, turn).await,
@@ -37,6 +39,7 @@ pub(super) async fn unary<C: Coordinator>(
         |admission: &Admission| kind == EtcdRequest::Range && admission.route == Route::LocalRead;
     let for_learners = admitted.as_ref().is_ok_and(is_local_range);
     check_metadata(service.coordinator.standing(), headers, for_learners)?;
+    quota::check(service, kind, message).await?;
     let admission = admitted?;
     match admission.route {
         Route::Write => propose(service, kind, request, message.len()).await,

@@ -12,6 +12,7 @@ use super::call::Gone;
 use super::coordinator::{Coordinator, RequestError};
 use super::grpc::{Method, Service, check_metadata};
 use super::kv::{self, decode, decode_streamed};
+use super::quota;
 use super::status::Status;
 use super::streams::{Requests, Responses};
 use super::unread::Turn;
@@ -57,6 +58,7 @@ async fn grant<C: Coordinator>(
 ) -> Result<Frame, Status> {
     let mut grant = decode::<pb::LeaseGrantRequest>(message)?;
     check_metadata(service.coordinator.standing(), headers, false)?;
+    quota::check(service, EtcdRequest::LeaseGrant, message).await?;
     while grant.id == 0 {
         grant.id = rand::random::<i64>() & i64::MAX;
     }

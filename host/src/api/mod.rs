@@ -20,7 +20,9 @@ mod kv;
 mod lease;
 mod listener;
 mod lock;
+mod maintenance;
 mod prefixed;
+mod quota;
 mod serve;
 mod services;
 mod status;
@@ -32,7 +34,7 @@ mod wire;
 
 pub use coordinator::{
     Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
-    Standing,
+    SnapshotFile, Standing,
 };
 pub use listener::{BindError, Listeners};
 pub use serve::{ServeError, Server, serve};

@@ -8,16 +8,14 @@ use proto::grpc::health::v1::health_check_response::ServingStatus;
 use proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 
 use super::call::Gone;
-use super::coordinator::{Alarm, AlarmKind, Coordinator, MemberInfo};
+use super::coordinator::{Alarm, Coordinator, MemberInfo};
 use super::grpc::{Service, check_metadata};
 use super::kv::{decode, decode_streamed};
+use super::quota::DEFAULT_QUOTA_BYTES;
 use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
 use super::wire::{Frame, ResponseHeader};
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION};
-
-/// etcd's quota when the flag is 0.
-const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 /// Maintenance.Status: this member's own view, which needs no leader.
 pub(super) fn status<C: Coordinator>(
@@ -60,33 +58,6 @@ pub(super) fn status<C: Coordinator>(
 /// An alarm as Go prints the message.
 fn alarm_text(alarm: &Alarm) -> String {
     format!("memberID:{} alarm:{} ", alarm.member_id, alarm.kind.name())
-}
-
-/// Maintenance.Alarm, as far as it reads: clients ask for the alarms to find out whether a cluster is healthy. It takes
-/// a quorum, as etcd's does.
-pub(super) async fn alarm<C: Coordinator>(
-    service: &Service<C>,
-    headers: &HeaderMap,
-    message: &Bytes,
-) -> Result<Frame, Status> {
-    let request = decode::<pb::AlarmRequest>(message)?;
-    check_metadata(service.coordinator.standing(), headers, false)?;
-    if request.action() != pb::alarm_request::AlarmAction::Get {
-        let message = "instar: alarms cannot be raised or disarmed by hand yet";
-        return Err(Status::new(Code::Unimplemented, message));
-    }
-    service.coordinator.read_index().await?;
-    let status = service.coordinator.status();
-    let member = |alarm: &Alarm| pb::AlarmMember {
-        member_id: alarm.member_id,
-        alarm: match alarm.kind {
-            AlarmKind::NoSpace => pb::AlarmType::Nospace.into(),
-            AlarmKind::Corrupt => pb::AlarmType::Corrupt.into(),
-        },
-    };
-    let alarms = status.alarms.iter().map(member).collect();
-    let response = pb::AlarmResponse { header: None, alarms };
-    Ok(Frame::response(&service.header(status.revision), response.encode_to_vec().into()))
 }
 
 /// Cluster.MemberList. Its header carries no revision, as in etcd.

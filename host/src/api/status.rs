@@ -19,6 +19,7 @@ pub(super) enum Code {
     Unimplemented = 12,
     Internal = 13,
     Unavailable = 14,
+    DataLoss = 15,
 }
 
 /// How a call failed.
@@ -61,6 +62,7 @@ impl From<RequestError> for Status {
             }
             // etcd's server takes the client's form of this error, which gRPC does not recognise.
             RequestError::TooManyRequests => Code::Unknown,
+            RequestError::Corrupt => Code::DataLoss,
             RequestError::NoLeader
             | RequestError::LeaderChanged
             | RequestError::Timeout

@@ -50,6 +50,10 @@ pub enum ConfigError {
     ElectionTooLong { election_ms: u32, most_ms: u32 },
     #[error("--max-request-bytes[{bytes}] is too large; it can be at most {most}")]
     RequestBytes { bytes: u32, most: u32 },
+    #[error(
+        "error parsing CompactionRetention: time: invalid duration {0:?}; write 12, 90m or 1h30m"
+    )]
+    CompactionRetention(String),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(

@@ -192,6 +192,20 @@ pub(super) static FLAGS: &[Flag] = &[
         "http://localhost:2379",
         "This member's client URLs as clients reach them. Required when --listen-client-urls is set.",
     ),
+    flag(
+        "auto-compaction-mode",
+        Clustering,
+        Choice(&["periodic", "revision"]),
+        "periodic",
+        "How to read --auto-compaction-retention: 'periodic' as a time (in hours without a unit), 'revision' as a number of revisions.",
+    ),
+    flag(
+        "auto-compaction-retention",
+        Clustering,
+        Text,
+        "0",
+        "How much of the history automatic compaction keeps: a time like 12 (hours), 90m or 1h30m, or a number of revisions. 0 turns it off.",
+    ),
     flag("logger", Logging, Choice(&["zap"]), "zap", "Only 'zap': the shape of the log lines."),
     flag(
         "log-outputs",

@@ -4,6 +4,7 @@
 //! Everything is read and checked before a port is bound or a file is touched. Nothing here logs or prints: what the
 //! log is to be told stands in `Config::notices`.
 
+mod auto_compaction;
 mod cluster;
 mod error;
 mod flags;
@@ -17,6 +18,7 @@ mod value;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use auto_compaction::AutoCompaction;
 pub use cluster::{ClusterError, InitialCluster, InitialMember};
 pub use error::ConfigError;
 pub use parse::Notice;
@@ -67,6 +69,8 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// 0: etcd's default of 2 GiB; negative: no quota.
     pub quota_backend_bytes: i64,
+    /// None: off.
+    pub auto_compaction: Option<AutoCompaction>,
     /// In log entries.
     pub snapshot_count: u64,
     pub heartbeat_interval_ms: u32,
@@ -175,6 +179,10 @@ impl Config {
                 _ => ClusterState::New,
             },
             quota_backend_bytes: signed(given, "quota-backend-bytes"),
+            auto_compaction: AutoCompaction::parse(
+                &text(given, "auto-compaction-mode"),
+                &text(given, "auto-compaction-retention"),
+            )?,
             snapshot_count: unsigned(given, "snapshot-count"),
             heartbeat_interval_ms,
             election_timeout_ms,

@@ -11,7 +11,7 @@
 //!   the process ends.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -26,13 +26,14 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::RequestError;
 use super::clock::ReplicatedClock;
+use super::digests::{Digest, Digests};
 use super::observer::Observer;
 use super::progress::Progress;
 use super::shard::Shards;
 use super::types::{self, Command, Entry, Origin, StoredMembership};
 use crate::limits;
 use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
-use crate::storage::{AppliedId, Mark, Overlay, State, View};
+use crate::storage::{AppliedId, Defragmentation, Mark, Overlay, State, View, snapshot};
 
 /// How long applied entries may wait until the state on disk covers them. The log has them meanwhile.
 const DURABLE_INTERVAL: Duration = Duration::from_millis(500);
@@ -52,6 +53,20 @@ pub enum ApplyTask {
     /// Replaces the state by that of a snapshot file.
     Install {
         path: PathBuf,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// The same, for a member that has taken itself out of service: the snapshot must not be older than what it has
+    /// passed over since.
+    Reinstall {
+        path: PathBuf,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// See `storage`'s own description.
+    BeginDefragment {
+        done: oneshot::Sender<io::Result<Defragmentation>>,
+    },
+    FinishDefragment {
+        work: Defragmentation,
         done: oneshot::Sender<io::Result<()>>,
     },
 }
@@ -83,6 +98,18 @@ impl ApplyThread {
         self.ask(|done| ApplyTask::Install { path, done }).await
     }
 
+    pub async fn reinstall(&self, path: PathBuf) -> io::Result<()> {
+        self.ask(|done| ApplyTask::Reinstall { path, done }).await
+    }
+
+    pub async fn begin_defragment(&self) -> io::Result<Defragmentation> {
+        self.ask(|done| ApplyTask::BeginDefragment { done }).await
+    }
+
+    pub async fn finish_defragment(&self, work: Defragmentation) -> io::Result<()> {
+        self.ask(|done| ApplyTask::FinishDefragment { work, done }).await
+    }
+
     async fn ask<T>(
         &self,
         task: impl FnOnce(oneshot::Sender<io::Result<T>>) -> ApplyTask,
@@ -104,6 +131,9 @@ pub struct Applier {
     /// Up to which index the state on disk covers the log (`log_store` purges no further).
     pub durable_applied_index: Arc<AtomicU64>,
     pub observers: Vec<Arc<dyn Observer>>,
+    pub digests: Arc<Digests>,
+    /// The last entry that was passed over, because this member is out of service.
+    pub passed_over_index: u64,
 }
 
 /// What is applied but not on disk yet.
@@ -152,19 +182,45 @@ impl Applier {
                 *volatile = Volatile::default();
                 drop(done.send(self.install(&path)));
             }
+            ApplyTask::Reinstall { path, done } => {
+                *volatile = Volatile::default();
+                drop(done.send(self.reinstall(&path)));
+            }
+            ApplyTask::BeginDefragment { done } => {
+                drop(done.send(self.state.begin_defragment().map_err(io::Error::other)));
+            }
+            ApplyTask::FinishDefragment { work, done } => {
+                let finished = self.finish_defragment(work, volatile);
+                drop(done.send(finished));
+            }
         }
     }
 
-    fn apply(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+    fn apply(&mut self, mut entries: Vec<Entry>) -> io::Result<()> {
+        if self.progress.is_quarantined() {
+            self.pass_over(&entries);
+            return Ok(());
+        }
         let view = self.state.view();
         let mut mark = view.mark().clone();
+        // A snapshot that was reinstalled may be ahead of what raft has handed out.
+        let covered = mark.applied.map(|applied| applied.index);
+        if entries.first().is_some_and(|first| Some(first.log_id.index) <= covered) {
+            let (before, behind) =
+                entries.into_iter().partition(|entry| Some(entry.log_id.index) <= covered);
+            entries = behind;
+            self.fail_waiters(&before, &RequestError::LeaderLost);
+            if entries.is_empty() {
+                return Ok(());
+            }
+        }
         let commands = commands_of(&entries, mark.time_ms);
         let Applied { overlay, outcomes } = self
             .machine
             .apply(Overlay::new(view), mark.revision, &commands)
             .map_err(io::Error::other)?;
 
-        advance(&mut mark, &entries, &commands, &outcomes);
+        let digests = advance(&mut mark, &entries, &commands, &outcomes);
         mark.machine = self.machine.digest();
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
@@ -175,11 +231,26 @@ impl Applier {
         for observer in &self.observers {
             observer.applied(&self.state.view(), &outcomes);
         }
+        self.digests.record(digests);
         self.progress.set_applied(applied_index, task_pending);
         let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
         self.shards.complete(origins.zip(outcomes.into_iter().map(Ok)));
         self.shards.fail(entries.iter().filter_map(out_of_term), RequestError::TermOver);
         Ok(())
+    }
+
+    /// Entries that this member keeps in its log, but must not apply: its state is not the one that they are for.
+    fn pass_over(&mut self, entries: &[Entry]) {
+        if let Some(last) = entries.last() {
+            self.passed_over_index = last.log_id.index;
+        }
+        self.fail_waiters(entries, &RequestError::Corrupt);
+    }
+
+    fn fail_waiters(&self, entries: &[Entry], error: &RequestError) {
+        let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
+        self.shards.fail(origins, error.clone());
+        self.shards.fail(entries.iter().filter_map(out_of_term), RequestError::TermOver);
     }
 
     fn make_durable(&mut self, volatile: &mut Volatile) -> io::Result<()> {
@@ -192,14 +263,46 @@ impl Applier {
         Ok(())
     }
 
-    fn install(&mut self, path: &std::path::Path) -> io::Result<()> {
+    fn reinstall(&mut self, path: &Path) -> io::Result<()> {
+        let index = snapshot::SnapshotReader::open(path)
+            .map_err(io::Error::other)?
+            .mark()
+            .applied
+            .map_or(0, |applied| applied.index);
+        let passed_over = self.passed_over_index.max(self.progress.applied_index());
+        if index < passed_over {
+            return Err(io::Error::other(format!(
+                "the snapshot is of entry {index}, and this member is at {passed_over} already"
+            )));
+        }
+        self.install(path)
+    }
+
+    fn finish_defragment(
+        &mut self,
+        work: Defragmentation,
+        volatile: &mut Volatile,
+    ) -> io::Result<()> {
+        let view = self.state.finish_defragment(work).map_err(io::Error::other)?;
+        let applied_index = view.mark().applied.map_or(0, |applied| applied.index);
+        self.durable_applied_index.store(applied_index, Ordering::Release);
+        *volatile = Volatile::default();
+        Ok(())
+    }
+
+    fn install(&mut self, path: &Path) -> io::Result<()> {
         self.state.install_snapshot(path).map_err(io::Error::other)?;
         rebuild(&self.machine, &mut self.state).map_err(io::Error::other)?;
         let view = self.state.view();
         let applied_index = view.mark().applied.map_or(0, |applied| applied.index);
         self.durable_applied_index.store(applied_index, Ordering::Release);
         self.clock.observe(view.mark().time_ms);
+        self.digests.restart_from(Digest { index: applied_index, digest: view.mark().digest });
         self.progress.set_applied(applied_index, None);
+        if self.progress.is_quarantined() {
+            tracing::info!(index = applied_index, "this member has a state of its peers again");
+            self.progress.set_quarantined(false);
+        }
         Ok(())
     }
 }
@@ -244,8 +347,15 @@ fn commands_of(entries: &[Entry], mut time_ms: u64) -> Vec<runtime::Entry> {
     entries.iter().filter_map(command).collect()
 }
 
-/// Moves the mark behind the entries.
-fn advance(mark: &mut Mark, entries: &[Entry], commands: &[runtime::Entry], outcomes: &[Outcome]) {
+/// Moves the mark behind the entries. Gives the digest behind each of them.
+fn advance(
+    mark: &mut Mark,
+    entries: &[Entry],
+    commands: &[runtime::Entry],
+    outcomes: &[Outcome],
+) -> Vec<Digest> {
+    let mut digests = Vec::with_capacity(entries.len());
+    let mut before = mark.digest;
     for (command, outcome) in commands.iter().zip(outcomes) {
         let mut digest = Xxh3::new();
         digest.update(&mark.digest.to_le_bytes());
@@ -254,6 +364,16 @@ fn advance(mark: &mut Mark, entries: &[Entry], commands: &[runtime::Entry], outc
         mark.digest = digest.digest128();
         mark.time_ms = command.time_ms;
         mark.revision = outcome.revision;
+        digests.push(Digest { index: command.index, digest: mark.digest });
+    }
+    // Entries that are none of the machine's leave the digest as it is.
+    let mut of_commands = std::mem::take(&mut digests).into_iter().peekable();
+    for entry in entries {
+        let index = entry.log_id.index;
+        if let Some(digest) = of_commands.next_if(|digest| digest.index == index) {
+            before = digest.digest;
+        }
+        digests.push(Digest { index, digest: before });
     }
     for entry in entries {
         if let EntryPayload::Membership(membership) = &entry.payload {
@@ -268,4 +388,5 @@ fn advance(mark: &mut Mark, entries: &[Entry], commands: &[runtime::Entry], outc
             index: last.log_id.index,
         });
     }
+    digests
 }

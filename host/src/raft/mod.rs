@@ -13,6 +13,8 @@
 
 mod apply;
 mod clock;
+mod digests;
+mod integrity;
 mod lease_rounds;
 mod log_store;
 mod log_thread;
@@ -34,9 +36,10 @@ mod upkeep;
 mod waiters;
 
 pub use apply::rebuild;
+pub use digests::Verdict;
 pub use lease_rounds::{LeaseAnswer, LeaseAsk, LeaseRound, LeaseTime, LeaseTimes, PeerLeaseRound};
 pub use network::OwnIdentity;
-pub use node::{MemberRecord, Node, NodeOptions, StartError};
+pub use node::{MemberRecord, Node, NodeOptions, StartError, recorded_members};
 pub use observer::Observer;
 pub use progress::{Leadership, Progress};
 pub use shard::Shard;
@@ -59,6 +62,9 @@ pub enum RequestError {
     /// The term that the command was meant for is over. It was not applied, and never will be.
     #[error("the term of the command is over")]
     TermOver,
+    /// This member's state is not the cluster's. A command may still be applied by the others.
+    #[error("this member's state differs from that of its peers")]
+    Corrupt,
     /// This member is stopping.
     #[error("this member is stopping")]
     Stopped,

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -24,6 +25,8 @@ use proto::instar::peer::peer_client::PeerClient;
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
+use super::digests::Digest;
+use super::integrity;
 use super::lease_rounds::{LeaseAsk, LeaseTime, LeaseTimes};
 use super::progress::Progress;
 use super::snapshot_stream;
@@ -53,6 +56,8 @@ pub enum PeerError {
     Decode(#[from] DecodeError),
     #[error("cannot make or read the snapshot: {0}")]
     Snapshot(#[from] io::Error),
+    #[error("there is no leader to ask")]
+    NoLeader,
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
 }
@@ -168,7 +173,39 @@ impl Peers {
         Ok(response.into_inner().accepted)
     }
 
-    fn identity(&self, to_member_id: u64) -> pb::Identity {
+    /// Asks a peer for its state digests of these indices; it answers those that it has kept.
+    pub async fn digests(&self, peer_id: u64, indices: &[u64]) -> Result<Vec<Digest>, PeerError> {
+        let request = pb::DigestsRequest {
+            identity: Some(self.identity(peer_id)),
+            indices: indices.to_vec(),
+        };
+        let response = self.client(peer_id, Purpose::Request)?.digests(request).await?;
+        let digests = response.into_inner().digests;
+        Ok(digests.into_iter().filter_map(integrity::digest_from_pb).collect())
+    }
+
+    /// Asks the leader's machine; none if it could not confirm that it leads.
+    pub async fn query(&self, leader_id: u64, query: Bytes) -> Result<Option<Bytes>, PeerError> {
+        let request = pb::QueryRequest { identity: Some(self.identity(leader_id)), query };
+        let response = self.client(leader_id, Purpose::Request)?.query(request).await?.into_inner();
+        Ok(response.answered.then_some(response.answer))
+    }
+
+    /// Asks a peer for a snapshot of its state: the header, and the rest of the stream.
+    pub async fn fetch_snapshot(
+        &self,
+        peer_id: u64,
+    ) -> Result<(pb::SnapshotHeader, tonic::Streaming<pb::SnapshotRequest>), PeerError> {
+        let request = pb::FetchSnapshotRequest { identity: Some(self.identity(peer_id)) };
+        let mut parts =
+            self.client(peer_id, Purpose::Snapshot)?.fetch_snapshot(request).await?.into_inner();
+        match parts.next().await.transpose()?.and_then(|message| message.part) {
+            Some(pb::snapshot_request::Part::Header(header)) => Ok((header, parts)),
+            _ => Err(DecodeError::Missing("header").into()),
+        }
+    }
+
+    pub fn identity(&self, to_member_id: u64) -> pb::Identity {
         pb::Identity {
             cluster_id: self.own.cluster_id,
             from_member_id: self.own.member_id,

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::apply::{Applier, ApplyThread};
 use super::clock::ReplicatedClock;
+use super::digests::{Digest, Digests};
 use super::lease_rounds::{LeaseRound, LeaseRounds, PeerLeaseRound};
 use super::log_store::{self, LogStore, Recovered};
 use super::log_thread::LogThread;
@@ -31,11 +32,11 @@ use super::proposer::Proposer;
 use super::read_index::ReadIndex;
 use super::shard::{Shard, ShardLinks, Shards};
 use super::state_machine::{StateMachine, applied_state};
-use super::types::{self, Member, MemberAttributes, Raft};
+use super::types::{self, Member, MemberAttributes, Raft, StoredMembership};
 use super::upkeep::Upkeep;
 use crate::limits;
 use crate::runtime::Machine;
-use crate::storage::{Log, LogState, State, Views};
+use crate::storage::{Log, LogState, Mark, State, Views};
 
 /// How long a leader that stops waits for another one to take over.
 const TRANSFER_PATIENCE: Duration = Duration::from_millis(1_000);
@@ -88,12 +89,19 @@ pub enum StartError {
 
 /// A running member. It lives on the raft runtime; what others need of it is shared.
 pub struct Node {
-    raft: Raft,
-    own_id: u64,
+    pub(super) raft: Raft,
+    pub(super) own_id: u64,
     pub progress: Arc<Progress>,
+    pub(super) peers: Arc<Peers>,
+    /// Gone once the member stops, and with it the thread.
+    apply: Mutex<Option<ApplyThread>>,
+    pub(super) digests: Arc<Digests>,
+    pub(super) snapshot_directory: PathBuf,
+    /// Held while the state is defragmented.
+    pub(super) defragmenting: tokio::sync::Mutex<()>,
     shards: Arc<Shards>,
     /// For what this member asks of itself; its runtime is raft's.
-    own_shard: Arc<Shard>,
+    pub(super) own_shard: Arc<Shard>,
     /// Told once this member has published itself.
     published: Arc<Notify>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -132,11 +140,15 @@ impl Node {
         let own_shard = shards.own();
         let published = Arc::new(Notify::new());
 
+        let digests = Arc::new(Digests::default());
+        let digest = views.latest().mark().digest;
+        digests.restart_from(Digest { index: applied_index, digest });
+
         let recovered = recover(&log, &log_state)?;
         let disk = log.reader();
         let (log_thread, log_handle) = LogThread::start(log)?;
         let log_store = LogStore::new(log_thread, disk, recovered, durable_applied_index.clone());
-        let reader = machine.reader();
+        let (reader, peers_reader) = (machine.reader(), machine.reader());
         let applier = Applier {
             state,
             machine,
@@ -145,6 +157,8 @@ impl Node {
             clock: clock.clone(),
             durable_applied_index,
             observers,
+            digests: digests.clone(),
+            passed_over_index: 0,
         };
         let (apply, apply_handle) = ApplyThread::start(applier)?;
 
@@ -157,7 +171,7 @@ impl Node {
         ));
         let (_, membership) = applied_state(views.latest().mark())?;
         progress.set_membership(Arc::new(membership));
-        let state_machine = StateMachine::new(apply, views.clone(), progress.clone());
+        let state_machine = StateMachine::new(apply.clone(), views.clone(), progress.clone());
         let config = configuration(&options)?;
         let network = Network { peers: peers.clone() };
         let raft = Raft::new(options.own.member_id, config, network, log_store, state_machine)
@@ -169,6 +183,11 @@ impl Node {
             raft: raft.clone(),
             own_id: options.own.member_id,
             progress: progress.clone(),
+            peers: peers.clone(),
+            apply: Mutex::new(Some(apply)),
+            digests: digests.clone(),
+            snapshot_directory: options.snapshot_directory.clone(),
+            defragmenting: tokio::sync::Mutex::new(()),
             shards: shards.clone(),
             own_shard: own_shard.clone(),
             published: published.clone(),
@@ -189,6 +208,10 @@ impl Node {
             lease_rounds: peer_lease_sender,
             request_timeout: options.request_timeout,
             snapshot_directory: options.snapshot_directory.clone(),
+            digests,
+            views: views.clone(),
+            reader: Mutex::new(peers_reader),
+            peers: peers.clone(),
         };
         peer_service::serve(service, peer_listeners)?;
         let request_timeout = options.request_timeout;
@@ -254,6 +277,16 @@ impl Node {
         self.published.notified().await;
     }
 
+    /// A way to the apply thread, unless the member is stopping.
+    pub(super) fn apply(&self) -> io::Result<ApplyThread> {
+        let apply = self.apply.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        apply.ok_or_else(|| io::Error::other("this member is stopping"))
+    }
+
+    pub fn member_id(&self) -> u64 {
+        self.own_id
+    }
+
     /// The leader, unless this member has lost touch with it.
     pub fn leader_id(&self) -> Option<u64> {
         self.progress.leader_id_within(self.election_timeout * 3)
@@ -265,17 +298,18 @@ impl Node {
     }
 
     pub fn members(&self) -> Vec<MemberRecord> {
-        let membership = self.progress.membership();
-        let voters: Vec<u64> = membership.voter_ids().collect();
-        let record = |(id, member): (&u64, &Member)| {
-            let MemberAttributes { name, peer_urls, client_urls, .. } = member.attributes().clone();
-            MemberRecord { id: *id, name, peer_urls, client_urls, is_learner: !voters.contains(id) }
-        };
-        membership.nodes().map(record).collect()
+        records(&self.progress.membership())
     }
 
-    /// Waits until raft has failed, and says why. Never returns while all is well.
+    /// Waits until this member cannot go on, and says why. Never returns while all is well.
     pub async fn failed(&self) -> String {
+        tokio::select! {
+            reason = self.raft_failed() => reason,
+            reason = self.progress.wait_failure() => reason,
+        }
+    }
+
+    async fn raft_failed(&self) -> String {
         let mut metrics = self.raft.metrics();
         loop {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
@@ -314,6 +348,7 @@ impl Node {
 
     /// Waits for the log and apply threads. To be called when the raft runtime is gone, and with it their handles.
     pub fn join_threads(&self) {
+        drop(self.apply.lock().unwrap_or_else(PoisonError::into_inner).take());
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -324,7 +359,7 @@ impl Node {
     }
 
     /// The voter that has replicated most.
-    fn successor(&self) -> Option<u64> {
+    pub(super) fn successor(&self) -> Option<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
@@ -371,6 +406,20 @@ impl Node {
             }
         }
     }
+}
+
+/// The members as of a state.
+pub fn recorded_members(mark: &Mark) -> io::Result<Vec<MemberRecord>> {
+    Ok(records(&applied_state(mark)?.1))
+}
+
+fn records(membership: &StoredMembership) -> Vec<MemberRecord> {
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    let record = |(id, member): (&u64, &Member)| {
+        let MemberAttributes { name, peer_urls, client_urls, .. } = member.attributes().clone();
+        MemberRecord { id: *id, name, peer_urls, client_urls, is_learner: !voters.contains(id) }
+    };
+    membership.nodes().map(record).collect()
 }
 
 /// openraft's settings.

@@ -6,10 +6,11 @@
 use std::io;
 use std::net::TcpListener;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
 };
@@ -20,14 +21,18 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::digests::Digests;
 use super::lease_rounds::{LeaseAsk, LeaseTime, PeerLeaseRound};
 use super::membership::MembershipKeeper;
-use super::network::OwnIdentity;
+use super::network::{OwnIdentity, Peers};
 use super::progress::Progress;
 use super::proposer::Proposal;
+use super::state_machine::snapshot_of;
 use super::types::{self, DecodeError, Raft, TypeConfig};
-use super::{read_index, snapshot_stream};
+use super::{integrity, read_index, snapshot_stream};
 use crate::limits;
+use crate::runtime::Reader;
+use crate::storage::Views;
 
 /// What answers the peers.
 pub struct PeerService {
@@ -39,6 +44,12 @@ pub struct PeerService {
     pub lease_rounds: mpsc::Sender<PeerLeaseRound>,
     pub request_timeout: Duration,
     pub snapshot_directory: std::path::PathBuf,
+    pub digests: Arc<Digests>,
+    pub views: Views,
+    /// For the few queries of peers; never waited for long.
+    pub reader: Mutex<Reader>,
+    /// Who this member is to its peers, where it sends them something.
+    pub peers: Arc<Peers>,
 }
 
 /// Serves peers on these listeners for as long as the runtime lives.
@@ -169,6 +180,11 @@ impl PeerService {
         Doorkeeper { own: self.own.clone(), progress: self.progress.clone() }
     }
 
+    /// Whether others may take this member's state for the cluster's.
+    fn serves_as_leader(&self) -> bool {
+        self.raft.is_leader() && !self.progress.is_quarantined()
+    }
+
     fn admit(&self, identity: Option<&pb::Identity>) -> Result<u64, Status> {
         self.doorkeeper().admit(identity)
     }
@@ -177,6 +193,9 @@ impl PeerService {
 #[tonic::async_trait]
 impl Peer for PeerService {
     type AppendStream = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
+
+    type FetchSnapshotStream =
+        Pin<Box<dyn Stream<Item = Result<pb::SnapshotRequest, Status>> + Send>>;
 
     /// Requests go into openraft's own pipeline; the first one that is refused ends the stream.
     async fn append(
@@ -260,6 +279,55 @@ impl Peer for PeerService {
         Ok(Response::new(pb::SnapshotResponse { vote: Some(types::vote_to_pb(&response.vote)) }))
     }
 
+    async fn digests(
+        &self,
+        request: Request<pb::DigestsRequest>,
+    ) -> Result<Response<pb::DigestsResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        let digests = self.digests.find(&message.indices);
+        let digests = digests.iter().map(integrity::digest_to_pb).collect();
+        Ok(Response::new(pb::DigestsResponse { digests }))
+    }
+
+    async fn query(
+        &self,
+        request: Request<pb::QueryRequest>,
+    ) -> Result<Response<pb::QueryResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        let index =
+            if self.serves_as_leader() { read_index::confirm(&self.raft).await } else { None };
+        let Some(index) = index else { return Ok(Response::new(pb::QueryResponse::default())) };
+        self.progress.wait_applied(index).await;
+        let view = self.views.latest();
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = reader.query(&view, &message.query).map_err(stopped)?;
+        Ok(Response::new(pb::QueryResponse { answered: true, answer: answer.body }))
+    }
+
+    async fn fetch_snapshot(
+        &self,
+        request: Request<pb::FetchSnapshotRequest>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        let from = self.admit(request.into_inner().identity.as_ref())?;
+        if !self.serves_as_leader() {
+            return Err(Status::failed_precondition("this member does not lead"));
+        }
+        tracing::info!(
+            to = format!("{from:x}"),
+            "sending a snapshot to a member that asked for one"
+        );
+        let snapshot = snapshot_of(self.views.latest()).map_err(stopped)?;
+        let snapshot = snapshot.ok_or_else(|| stopped("nothing was applied yet"))?;
+        let vote = self.raft.metrics().borrow_watched().vote;
+        let identity = self.peers.identity(from);
+        let parts = snapshot_stream::send(&self.snapshot_directory, identity, vote, snapshot)
+            .await
+            .map_err(stopped)?;
+        Ok(Response::new(Box::pin(parts.map(Ok))))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<pb::TransferLeaderRequest>,
@@ -311,7 +379,7 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::LeaseTimesResponse>, Status> {
         let message = request.into_inner();
         self.admit(message.identity.as_ref())?;
-        let confirmed = match self.raft.is_leader() {
+        let confirmed = match self.serves_as_leader() {
             true => read_index::confirm_term(&self.raft).await,
             false => None,
         };

@@ -28,10 +28,14 @@ pub struct Progress {
     leader_id: AtomicU64,
     is_leader: AtomicBool,
     is_learner: AtomicBool,
+    /// Out of service, because its state is not that of its peers.
+    is_quarantined: AtomicBool,
     /// When a leader was last heard of, or, on the leader, a quorum; in milliseconds since the start.
     leader_seen_ms: AtomicU64,
     membership: ArcSwap<StoredMembership>,
     applied_index: watch::Sender<u64>,
+    /// Why this member cannot go on.
+    failure: watch::Sender<Option<String>>,
     task_pending: watch::Sender<bool>,
     leadership: watch::Sender<Leadership>,
 }
@@ -45,9 +49,11 @@ impl Progress {
             leader_id: AtomicU64::new(0),
             is_leader: AtomicBool::new(false),
             is_learner: AtomicBool::new(false),
+            is_quarantined: AtomicBool::new(false),
             leader_seen_ms: AtomicU64::new(0),
             membership: ArcSwap::from_pointee(StoredMembership::default()),
             applied_index: watch::Sender::new(applied_index),
+            failure: watch::Sender::new(None),
             task_pending: watch::Sender::new(false),
             leadership: watch::Sender::new(Leadership::default()),
         }
@@ -71,6 +77,11 @@ impl Progress {
 
     pub fn is_learner(&self) -> bool {
         self.is_learner.load(Ordering::Acquire)
+    }
+
+    /// Whether this member has taken itself out of service, because its state is not that of its peers.
+    pub fn is_quarantined(&self) -> bool {
+        self.is_quarantined.load(Ordering::Acquire)
     }
 
     /// The leader as far as this member knows; it may have lost its leadership meanwhile.
@@ -100,9 +111,22 @@ impl Progress {
         drop(applied.wait_for(|applied| *applied >= index).await);
     }
 
-    /// Waits until the machine has no upkeep left.
-    pub async fn wait_task_done(&self) {
-        drop(self.task_pending.subscribe().wait_for(|pending| !pending).await);
+    /// Says that this member cannot go on; the first reason counts.
+    pub fn fail(&self, reason: String) {
+        self.failure.send_if_modified(|failure| {
+            let is_first = failure.is_none();
+            failure.get_or_insert(reason);
+            is_first
+        });
+    }
+
+    /// Waits until this member cannot go on, and says why.
+    pub async fn wait_failure(&self) -> String {
+        match self.failure.subscribe().wait_for(Option::is_some).await {
+            Ok(failure) => failure.clone().unwrap_or_default(),
+            // The sender lives as long as `self`.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Follows whether the machine has upkeep left.
@@ -138,6 +162,10 @@ impl Progress {
 
     pub(super) fn set_learner(&self, is_learner: bool) {
         self.is_learner.store(is_learner, Ordering::Release);
+    }
+
+    pub(super) fn set_quarantined(&self, is_quarantined: bool) {
+        self.is_quarantined.store(is_quarantined, Ordering::Release);
     }
 
     pub(super) fn set_membership(&self, membership: Arc<StoredMembership>) {

@@ -58,7 +58,8 @@ pub fn applied_state(mark: &Mark) -> io::Result<(Option<LogId>, StoredMembership
     Ok((applied, stored))
 }
 
-fn snapshot_of(view: Arc<View>) -> io::Result<Option<Snapshot>> {
+/// A view as openraft's snapshot; none of a state that nothing was applied to.
+pub fn snapshot_of(view: Arc<View>) -> io::Result<Option<Snapshot>> {
     let (last_log_id, last_membership) = applied_state(view.mark())?;
     let meta = SnapshotMeta { last_log_id, last_membership };
     Ok(last_log_id.is_some().then_some(Snapshot { meta, snapshot: SnapshotData::View(view) }))

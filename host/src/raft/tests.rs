@@ -8,15 +8,17 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest, RangeRequest};
 use proto::instar::kv;
 
 use super::RequestError;
+use super::digests::Verdict;
 use super::network::OwnIdentity;
 use super::node::{Node, NodeOptions};
 use crate::runtime::{BUILT_IN, Machine, Runtime};
-use crate::storage::{Backends, DataDir, Identity, Log, State, Views, files};
+use crate::storage::{Backends, DataDir, Identity, Log, State, Tables, Views, files};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -145,7 +147,10 @@ impl TestCluster {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        panic!("nobody leads");
+        let metrics = self.members.iter().filter_map(|member| {
+            Some(member.running.as_ref()?.node.raft.metrics().borrow_watched().to_string())
+        });
+        panic!("nobody leads: {:?}", metrics.collect::<Vec<_>>());
     }
 
     /// Proposes through one member, and gives the revision.
@@ -251,6 +256,133 @@ fn one_member_applies_what_it_acknowledges_and_has_it_after_a_crash() {
     cluster.leader();
     assert_eq!(cluster.get(0, "a").unwrap(), "2");
     assert_eq!(cluster.propose(0, put("a", "3")), 4);
+}
+
+/// Changes a row of a member that does not run, as a bad disk might: the rows of a key stay readable, but say
+/// something else.
+fn corrupt(cluster: &TestCluster, number: usize) {
+    let directory = cluster.members[number].directory.path().join("member");
+    let tables = &cluster.machine.description().tables;
+    let mut state = State::open(&directory, &files(), tables).expect("the state opens");
+    let view = state.view();
+    let keys = tables.iter().find(|table| table.name == "key").expect("a key table").id;
+    let mut rows = Vec::new();
+    view.scan(keys, b"", b"", false, &mut |key, row| {
+        rows.push((key.to_vec(), row.to_vec()));
+        std::ops::ControlFlow::Continue(())
+    })
+    .expect("a scan");
+    let mut overlay = state.overlay();
+    for (key, row) in rows {
+        let mut kv = proto::mvccpb::KeyValue::decode(&row[..]).expect("a row");
+        kv.version += 1;
+        overlay.put(keys, &key, &kv.encode_to_vec()).expect("a table");
+    }
+    state.commit(overlay.into_writes(), view.mark().clone()).expect("a commit");
+    state.persist().expect("a disk");
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_member_in_the_minority_finds_out_and_gets_the_leaders_state() {
+    let mut cluster = TestCluster::new(3);
+    let leader = cluster.leader();
+    let wrong = (leader + 1) % 3;
+    cluster.propose(leader, put("a", "1"));
+    cluster.expect_equal_states();
+    let verdict = |cluster: &TestCluster, number: usize| {
+        let running = cluster.members[number].running.as_ref().expect("it runs");
+        running.runtime.block_on(running.node.compare_digests())
+    };
+    wait_until("all agree", || (0..3).all(|number| verdict(&cluster, number) == Verdict::Agrees));
+
+    cluster.crash(wrong);
+    corrupt(&cluster, wrong);
+    cluster.start(wrong, &files());
+    let leader = cluster.leader();
+    cluster.propose(leader, put("a", "2"));
+    wait_until("the minority knows", || {
+        matches!(verdict(&cluster, wrong), Verdict::Differs { .. })
+    });
+    for right in (0..3).filter(|number| *number != wrong) {
+        assert_eq!(verdict(&cluster, right), Verdict::Agrees);
+    }
+
+    let running = cluster.members[wrong].running.as_ref().expect("it runs");
+    running.runtime.block_on(running.node.quarantine());
+    // It keeps the log, and applies nothing.
+    let before = running.views.latest().mark().applied;
+    for number in 0..300 {
+        cluster.propose(leader, put("b", &number.to_string()));
+    }
+    assert_eq!(running.views.latest().mark().applied, before);
+    let shard = running.node.shard(0).expect("there is a shard");
+    let refused = running.runtime.block_on(shard.propose(put("c", "1")));
+    assert_eq!(refused.map(|_| ()), Err(super::RequestError::Corrupt));
+
+    wait_until("it has the leader's state", || {
+        running.runtime.block_on(running.node.reinstall()).is_ok()
+    });
+    assert!(!running.node.progress.is_quarantined());
+    cluster.propose(wrong, put("a", "3"));
+    cluster.expect_equal_states();
+    assert_eq!(cluster.get(wrong, "b").unwrap(), "299");
+    wait_until("all agree again", || {
+        (0..3).all(|number| verdict(&cluster, number) == Verdict::Agrees)
+    });
+    // What it has now, it has after a restart.
+    cluster.crash(wrong);
+    cluster.start(wrong, &files());
+    cluster.propose(cluster.leader(), put("a", "4"));
+    cluster.expect_equal_states();
+}
+
+#[test]
+fn a_leader_in_the_minority_hands_the_leadership_over() {
+    let mut cluster = TestCluster::new(3);
+    let wrong = cluster.leader();
+    cluster.propose(wrong, put("a", "1"));
+    let running = cluster.members[wrong].running.as_ref().expect("it runs");
+    running.runtime.block_on(running.node.quarantine());
+    wait_until("another one leads", || !running.node.progress.is_leader());
+    let leader = cluster.leader();
+    assert_ne!(leader, wrong);
+    cluster.propose(leader, put("a", "2"));
+    wait_until("it has the leader's state", || {
+        running.runtime.block_on(running.node.reinstall()).is_ok()
+    });
+    cluster.expect_equal_states();
+    cluster.crash(wrong);
+}
+
+#[test]
+fn a_member_goes_on_while_it_is_defragmented() {
+    let cluster = TestCluster::new(1);
+    let leader = cluster.leader();
+    for number in 0..200 {
+        cluster.propose(leader, put(&format!("key{number}"), &"v".repeat(2_000)));
+    }
+    let running = cluster.members[leader].running.as_ref().expect("it runs");
+    let defragmenting = running.runtime.spawn({
+        let node = running.node.clone();
+        async move { node.defragment().await }
+    });
+    let mut written = 0;
+    while !defragmenting.is_finished() {
+        cluster.propose(leader, put("during", &written.to_string()));
+        written += 1;
+    }
+    running.runtime.block_on(defragmenting).expect("a task").expect("it is defragmented");
+    cluster.propose(leader, put("after", "1"));
+    assert_eq!(cluster.get(leader, "key7").unwrap().len(), 2_000);
+    assert_eq!(cluster.get(leader, "during").unwrap(), (written - 1).to_string());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::progress::Progress;
 use super::shard::Shard;
-use crate::runtime::Reader;
+use crate::runtime::{CallError, LocalFailure, QueryError, Reader};
 use crate::storage::Views;
 
 /// How often a leader with nothing to do looks again; what wakes it at once is an outcome that leaves work.
@@ -47,6 +47,10 @@ impl Upkeep {
                 }
             },
             Ok(None) => false,
+            Err(QueryError::Failed(CallError::Local(LocalFailure::Storage(error)))) => {
+                self.progress.fail(error.to_string());
+                false
+            }
             Err(error) => {
                 tracing::warn!(error = %error, "the machine cannot say what upkeep it needs");
                 false

@@ -1,36 +1,101 @@
 //! What the API asks, answered by raft, the machine and the storage.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::query_pool::QueryPool;
-use crate::api::{Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError, Standing};
+use super::{database_snapshot, machine_requests};
+use crate::api::SnapshotFile;
+use crate::api::{
+    Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
+    Standing,
+};
 use crate::lease::Leases;
 use crate::raft::{self, Node, Shard};
-use crate::runtime::{Admission, Answer, QueryError, Reader};
+use crate::runtime::{Admission, Answer, CallError, LocalFailure, QueryError, Reader};
 use crate::storage::Views;
 
 /// Of a store that was never written to, of which the machine has not said anything yet. etcd's.
 const FIRST_REVISION: u64 = 1;
+/// What all coordinators have in common.
+#[derive(Clone)]
+pub struct Shared {
+    pub node: Arc<Node>,
+    pub views: Views,
+    /// Where a client's snapshot lies while it is sent.
+    pub snapshot_directory: PathBuf,
+    pub max_txn_ops: u32,
+    pub request_timeout: Duration,
+}
 
 /// One client runtime's way to the rest of the server.
 pub struct ClientCoordinator {
-    pub node: Arc<Node>,
+    pub shared: Shared,
     pub shard: Arc<Shard>,
-    pub views: Views,
     /// A warm instance, used by this runtime's thread alone: the lock is never waited for.
     pub reader: Mutex<Reader>,
     pub query_pool: QueryPool,
     pub leases: Leases,
-    pub max_txn_ops: u32,
-    pub request_timeout: Duration,
+    /// How many snapshots may be written at the same time.
+    pub snapshots: Arc<Semaphore>,
 }
 
 impl ClientCoordinator {
     fn with_reader<T>(&self, work: impl FnOnce(&mut Reader) -> T) -> T {
         work(&mut self.reader.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A member whose files cannot be read stops: what it would answer next might be wrong.
+    fn refused(&self, error: QueryError) -> RequestError {
+        match error {
+            QueryError::Rejected(rejection) => RequestError::Rejected(rejection),
+            QueryError::Failed(CallError::Local(LocalFailure::Storage(error))) => {
+                self.shared.node.progress.fail(error.to_string());
+                RequestError::Stopped
+            }
+            other => RequestError::Unavailable(other.to_string()),
+        }
+    }
+
+    /// Refuses everything while this member's state is not that of its peers.
+    fn check_service(&self) -> Result<(), RequestError> {
+        match self.shared.node.progress.is_quarantined() {
+            true => Err(RequestError::Corrupt),
+            false => Ok(()),
+        }
+    }
+
+    /// The alarms as of this member's state, and its own if it is out of service: it cannot apply that one.
+    fn alarms(&self) -> Vec<Alarm> {
+        let view = self.shared.views.latest();
+        let query = machine_requests::list_alarms();
+        let answer = self.with_reader(|reader| reader.query(&view, &query));
+        let mut alarms = match answer.map_err(|error| self.refused(error)) {
+            Ok(answer) => machine_requests::alarms(&answer.body),
+            Err(error) => {
+                tracing::warn!(error = %error, "the alarms cannot be read");
+                Vec::new()
+            }
+        };
+        let own = Alarm { member_id: self.shared.node.member_id(), kind: AlarmKind::Corrupt };
+        if self.shared.node.progress.is_quarantined() && !alarms.contains(&own) {
+            alarms.push(own);
+        }
+        alarms
+    }
+
+    /// The revision of the last compaction that has removed all its rows.
+    fn finished_compaction(&self) -> Result<i64, RequestError> {
+        let view = self.shared.views.latest();
+        let query = machine_requests::compaction_progress();
+        let answer = self.with_reader(|reader| reader.query(&view, &query));
+        let body = answer.map_err(|error| self.refused(error))?.body;
+        machine_requests::finished_compaction(&body)
+            .ok_or_else(|| RequestError::Unavailable("the machine knows no compactions".to_owned()))
     }
 }
 
@@ -44,14 +109,8 @@ impl From<raft::RequestError> for RequestError {
             }
             raft::RequestError::ConnectionLost => Self::TimeoutConnectionLost,
             raft::RequestError::Stopped => Self::Stopped,
+            raft::RequestError::Corrupt => Self::Corrupt,
         }
-    }
-}
-
-fn refused(error: QueryError) -> RequestError {
-    match error {
-        QueryError::Rejected(rejection) => RequestError::Rejected(rejection),
-        other => RequestError::Unavailable(other.to_string()),
     }
 }
 
@@ -61,10 +120,12 @@ fn answered(answer: Answer) -> Answered {
 
 impl Coordinator for ClientCoordinator {
     fn admit(&self, request: &[u8]) -> Result<Admission, RequestError> {
-        self.with_reader(|reader| reader.admit(request, self.max_txn_ops)).map_err(refused)
+        self.with_reader(|reader| reader.admit(request, self.shared.max_txn_ops))
+            .map_err(|error| self.refused(error))
     }
 
     async fn propose(&self, request: Bytes) -> Result<Proposed, RequestError> {
+        self.check_service()?;
         let outcome = self.shard.propose(request).await?;
         match outcome.response {
             Ok(body) => Ok(Proposed { revision: outcome.revision, body }),
@@ -73,62 +134,97 @@ impl Coordinator for ClientCoordinator {
     }
 
     async fn query(&self, request: Bytes, heavy: bool) -> Result<Answered, RequestError> {
-        let view = self.views.latest();
+        self.check_service()?;
+        let view = self.shared.views.latest();
         let answer = if heavy {
             self.query_pool.query(view, request).await?
         } else {
             self.with_reader(|reader| reader.query(&view, &request))
         };
-        answer.map(answered).map_err(refused)
+        answer.map(answered).map_err(|error| self.refused(error))
     }
 
     async fn read_index(&self) -> Result<(), RequestError> {
+        self.check_service()?;
         Ok(self.shard.read_index().await?)
     }
 
     async fn changed(&self, since: u64) {
-        let changed = || self.views.latest().mark().revision != since;
+        let changed = || self.shared.views.latest().mark().revision != since;
         while !changed() {
-            let applied = self.node.progress.applied_index();
+            let applied = self.shared.node.progress.applied_index();
             // A batch that came in between has moved the index, or is in the view.
             if !changed() {
-                self.node.progress.wait_applied(applied + 1).await;
+                self.shared.node.progress.wait_applied(applied + 1).await;
             }
         }
     }
 
     async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        self.check_service()?;
         Ok(self.leases.renew(id).await?)
     }
 
     async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        self.check_service()?;
         Ok(self.leases.remaining(id).await?)
     }
 
-    /// The machine compacts in steps that the log carries, so nothing is left once it has no upkeep left.
-    async fn compacted(&self, _revision: i64) -> Result<(), RequestError> {
-        let done = self.node.progress.wait_task_done();
-        tokio::time::timeout(self.request_timeout, done).await.map_err(|_| RequestError::Timeout)
+    /// The machine compacts in steps that the log carries: each of them may be the last.
+    async fn compacted(&self, revision: i64) -> Result<(), RequestError> {
+        loop {
+            let applied_index = self.shared.node.progress.applied_index();
+            if self.finished_compaction()? >= revision {
+                return Ok(());
+            }
+            self.check_service()?;
+            let next = self.shared.node.progress.wait_applied(applied_index + 1);
+            tokio::time::timeout(self.shared.request_timeout, next)
+                .await
+                .map_err(|_| RequestError::Timeout)?;
+        }
+    }
+
+    fn db_size_bytes(&self) -> u64 {
+        self.shared.views.latest().size_bytes()
+    }
+
+    async fn defragment(&self) -> Result<(), RequestError> {
+        self.shared.node.defragment().await.map_err(RequestError::Unavailable)
+    }
+
+    async fn snapshot(&self) -> Result<SnapshotFile, RequestError> {
+        self.check_service()?;
+        let turn = self.snapshots.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| RequestError::TooManyRequests)?;
+        let view = self.shared.views.latest();
+        let directory = self.shared.snapshot_directory.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            database_snapshot::write(&view, &directory)
+        });
+        let written = written.await.map_err(|_| RequestError::Stopped)?;
+        written.map_err(|error| RequestError::Unavailable(error.to_string()))
     }
 
     fn standing(&self) -> Standing {
         Standing {
-            raft_term: self.node.progress.term(),
-            leader: self.node.leader_id().unwrap_or(0),
-            is_learner: self.node.is_learner(),
+            raft_term: self.shared.node.progress.term(),
+            leader: self.shared.node.leader_id().unwrap_or(0),
+            is_learner: self.shared.node.is_learner(),
         }
     }
 
     fn status(&self) -> NodeStatus {
-        let view = self.views.latest();
+        let view = self.shared.views.latest();
         NodeStatus {
             standing: self.standing(),
             revision: view.mark().revision.max(FIRST_REVISION),
-            raft_index: self.node.progress.committed_index(),
-            raft_applied_index: self.node.progress.applied_index(),
+            raft_index: self.shared.node.progress.committed_index(),
+            raft_applied_index: self.shared.node.progress.applied_index(),
             db_size_bytes: view.size_bytes(),
             db_size_in_use_bytes: view.size_in_use_bytes(),
-            alarms: Vec::new(),
+            alarms: self.alarms(),
             errors: Vec::new(),
         }
     }
@@ -141,7 +237,7 @@ impl Coordinator for ClientCoordinator {
             client_urls: member.client_urls,
             is_learner: member.is_learner,
         };
-        self.node.members().into_iter().map(info).collect()
+        self.shared.node.members().into_iter().map(info).collect()
     }
 
     async fn run(self: Arc<Self>) {

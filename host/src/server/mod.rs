@@ -3,7 +3,11 @@
 //! Order of the start: ports first, then the data directory, so that a start that fails has changed nothing on disk;
 //! then the machine, the state, raft, and clients last. The end goes the other way round.
 
+mod auto_compaction;
 mod coordinator;
+mod database_snapshot;
+mod integrity;
+mod machine_requests;
 mod query_pool;
 
 use std::collections::BTreeMap;
@@ -13,13 +17,14 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
-use self::coordinator::ClientCoordinator;
+use self::coordinator::{ClientCoordinator, Shared};
 use self::query_pool::QueryPool;
 use crate::api::{self, BindError, Listeners, ServeError};
-use crate::config::{ClusterState, Config, Url};
+use crate::config::{AutoCompaction, ClusterState, Config, Url};
 use crate::lease::{Keeper, KeeperLinks, Leases};
+use crate::limits;
 use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
@@ -89,6 +94,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         machine: machine.clone(),
         keeper: keeper.clone(),
         peers,
+        auto_compaction: config.auto_compaction,
     };
     let raft = RaftThread::start(start)?;
     let leases = keep_leases(keeper, &raft.node, &views)?;
@@ -97,8 +103,14 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         let (keeper, links) = leases.clone();
         Leases::new(keeper, links, lease_rounds.clone(), request_timeout)
     };
-    let coordinators =
-        coordinators(&config, &raft.node, &machine, &views, leases, request_timeout)?;
+    let shared = Shared {
+        node: raft.node.clone(),
+        views,
+        snapshot_directory: data.snapshots(),
+        max_txn_ops: config.max_txn_ops,
+        request_timeout,
+    };
+    let coordinators = coordinators(&shared, &machine, leases)?;
     let settings = api::Settings {
         cluster_id: identity.cluster_id,
         member_id: identity.member_id,
@@ -202,28 +214,24 @@ fn keep_leases(
 }
 
 fn coordinators(
-    config: &Config,
-    node: &Arc<Node>,
+    shared: &Shared,
     machine: &Machine,
-    views: &Views,
     leases: impl Fn() -> Leases,
-    request_timeout: Duration,
 ) -> Result<Vec<Arc<ClientCoordinator>>, ServerError> {
-    let shards = node.shard_count();
+    let shards = shared.node.shard_count();
     let query_pool = QueryPool::start(machine, shards)?;
+    let snapshots = Arc::new(Semaphore::new(limits::CLIENT_SNAPSHOTS));
     let coordinator = |shard| {
         Arc::new(ClientCoordinator {
-            node: node.clone(),
+            shared: shared.clone(),
             shard,
-            views: views.clone(),
             reader: Mutex::new(machine.reader()),
             query_pool: query_pool.clone(),
             leases: leases(),
-            max_txn_ops: config.max_txn_ops,
-            request_timeout,
+            snapshots: snapshots.clone(),
         })
     };
-    Ok((0..shards).filter_map(|number| node.shard(number)).map(coordinator).collect())
+    Ok((0..shards).filter_map(|number| shared.node.shard(number)).map(coordinator).collect())
 }
 
 enum End {
@@ -266,6 +274,7 @@ struct RaftStart {
     machine: Machine,
     keeper: Arc<Keeper>,
     peers: Listeners,
+    auto_compaction: Option<AutoCompaction>,
 }
 
 /// The thread with raft's runtime.
@@ -282,13 +291,19 @@ impl RaftThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
             runtime.block_on(async {
-                let RaftStart { options, log, state, machine, keeper, peers } = start;
+                let RaftStart { options, log, state, machine, keeper, peers, auto_compaction } =
+                    start;
+                let views = state.1.clone();
                 let sockets = peers.into_sockets();
                 let node = Node::start(options, log, state, machine, vec![keeper], sockets).await;
                 let running = node.as_ref().ok().cloned();
                 // The starting thread waits for exactly this one message.
                 drop(started.send(node));
                 if let Some(node) = running {
+                    tokio::spawn(integrity::watch(node.clone()));
+                    if let Some(compaction) = auto_compaction {
+                        tokio::spawn(auto_compaction::run(compaction, node.clone(), views));
+                    }
                     // A dropped sender means that the process ends without asking.
                     drop(stopping.await);
                     node.stop().await;

@@ -6,6 +6,7 @@
 //! DATA_DIR/member/log.wal      the raft log
 //! DATA_DIR/member/state.redb   the machine's tables
 //! DATA_DIR/member/state.new    a state from a snapshot that is not whole yet; removed at each start
+//! DATA_DIR/member/state.defragmented  a state's new file while it is defragmented; removed at each start
 //! DATA_DIR/member/snapshot/    snapshots on their way; emptied at each start
 //! DATA_DIR/member/machine/     compiled machines, a cache
 //! DATA_DIR/member.new/         `member` in the making; made again after a crash
@@ -86,6 +87,7 @@ const IDENTITY: &str = "identity";
 const LOG: &str = log::FILE;
 const STATE: &str = "state.redb";
 const STATE_UNFINISHED: &str = "state.new";
+const STATE_DEFRAGMENTED: &str = "state.defragmented";
 /// What the file of the state begins with.
 const REDB: &[u8] = b"redb";
 const SNAPSHOTS: &str = "snapshot";
@@ -147,6 +149,7 @@ impl DataDir {
     fn prepare(&self) -> io::Result<()> {
         unless_missing(fs::remove_dir_all(self.snapshots()))?;
         unless_missing(fs::remove_file(self.member.join(STATE_UNFINISHED)))?;
+        unless_missing(fs::remove_file(self.member.join(STATE_DEFRAGMENTED)))?;
         fs::create_dir_all(self.snapshots())?;
         fs::create_dir_all(self.machines())
     }

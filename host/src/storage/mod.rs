@@ -11,7 +11,9 @@
 
 mod backend;
 mod data_dir;
+mod defragment;
 mod error;
+mod guard;
 mod log;
 mod mark;
 mod overlay;
@@ -26,6 +28,7 @@ mod view;
 
 pub use backend::{Backends, files};
 pub use data_dir::{DataDir, DataDirError, Identity};
+pub use defragment::Defragmentation;
 pub use error::StorageError;
 pub use log::{Log, LogBatch, LogReader, LogState};
 pub use mark::{AppliedId, Mark};

@@ -18,8 +18,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use redb::{Database, Durability, TableDefinition, WriteTransaction};
+use redb::{Durability, TableDefinition, WriteTransaction};
 
+use super::defragment::{Defragmentation, Written};
+use super::guard::{Guarded, guarded};
 use super::overlay::Writes;
 use super::row_set::RowSet;
 use super::snapshot::SnapshotReader;
@@ -39,14 +41,17 @@ type Rows = [(Bytes, Option<Bytes>)];
 pub struct State {
     path: PathBuf,
     backends: Backends,
-    database: Database,
+    database: Guarded,
     /// Held by each view of this file.
     generation: Arc<()>,
     /// Files of states that were replaced, open as long as there are views of them.
-    retired: Vec<(Arc<()>, Database)>,
+    retired: Vec<(Arc<()>, Guarded)>,
+    /// What is written during a defragmentation.
+    written: Option<Arc<Written>>,
     specs: Arc<[TableSpec]>,
     derived: Vec<(TableId, RowSet)>,
-    rows_bytes: u64,
+    /// What the rows of the durable tables take, keys and values.
+    pub(super) rows_bytes: u64,
     /// What the writer sees.
     latest: Arc<View>,
     /// What everybody else sees: the same, but while derived tables are rebuilt.
@@ -70,13 +75,13 @@ impl State {
     ) -> Result<Self, StorageError> {
         let path = directory.join(FILE);
         let database = open_database(&path, backends, limits::STATE_CACHE_BYTES)?;
-        Self::with_database(path, backends.clone(), database, specs.into())
+        guarded(FILE, || Self::with_database(path, backends.clone(), database, specs.into()))
     }
 
     fn with_database(
         path: PathBuf,
         backends: Backends,
-        database: Database,
+        database: Guarded,
         specs: Arc<[TableSpec]>,
     ) -> Result<Self, StorageError> {
         let (mark, rows_bytes) = prepare(&database, &specs)?;
@@ -94,6 +99,7 @@ impl State {
             database,
             generation,
             retired: Vec::new(),
+            written: None,
             specs,
             derived,
             rows_bytes,
@@ -127,6 +133,9 @@ impl State {
             state.write_derived(&writes);
             state.refresh(mark)?;
             state.views.0.store(state.latest.clone());
+            if let Some(written) = &state.written {
+                written.note(&writes, |table| !state.is_derived(table));
+            }
             state.retired.retain(|(generation, _)| Arc::strong_count(generation) > 1);
             Ok(state.view())
         })
@@ -198,6 +207,46 @@ impl State {
         })
     }
 
+    /// Begins to move the rows to a new file. One that has begun before cannot be finished any more, and neither can
+    /// this one once the state is replaced by a snapshot's.
+    pub fn begin_defragment(&mut self) -> Result<Defragmentation, StorageError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        // The file of an earlier one has the same name.
+        if self.written.take().is_some() {
+            tracing::warn!("a defragmentation was never finished");
+        }
+        let work = Defragmentation::new(&self.path, &self.backends, &self.specs, self.views())?;
+        self.written = Some(work.written.clone());
+        Ok(work)
+    }
+
+    /// Puts the new file, copied, in the place of the old one. Everything committed is on disk afterwards. Views of the
+    /// old file remain valid. Where it fails before the file is in place, the state remains usable.
+    pub fn finish_defragment(
+        &mut self,
+        mut work: Defragmentation,
+    ) -> Result<Arc<View>, StorageError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if !self.written.take().is_some_and(|written| Arc::ptr_eq(&written, &work.written)) {
+            let reason = "the state was replaced while it was defragmented; defragment again";
+            return Err(StorageError::io(FILE, reason));
+        }
+        let fresh = work.seal(&self.latest, self.latest.mark(), self.rows_bytes)?.to_owned();
+        self.unless_failed(|state| {
+            let database = state.rename(&fresh)?;
+            let old = std::mem::replace(&mut state.database, database);
+            let generation = std::mem::replace(&mut state.generation, Arc::new(()));
+            state.retired.push((generation, old));
+            state.refresh(state.latest.mark.clone())?;
+            state.views.0.store(state.latest.clone());
+            Ok(state.view())
+        })
+    }
+
     fn fill_beside(&self, fresh: &Path, snapshot: &Path) -> Result<(), StorageError> {
         let mut reader = SnapshotReader::open(snapshot)?;
         remove_if_there(fresh)?;
@@ -206,10 +255,7 @@ impl State {
     }
 
     fn put_in_place(&mut self, fresh: &Path) -> Result<(), StorageError> {
-        fs::rename(fresh, &self.path)
-            .and_then(|()| sync_directory(&self.path))
-            .map_err(|error| StorageError::path(&self.path, error))?;
-        let database = open_database(&self.path, &self.backends, limits::STATE_CACHE_BYTES)?;
+        let database = self.rename(fresh)?;
         let (path, backends) = (self.path.clone(), self.backends.clone());
         let renewed = Self::with_database(path, backends, database, self.specs.clone())?;
         let old = std::mem::replace(self, renewed);
@@ -219,6 +265,14 @@ impl State {
         Ok(())
     }
 
+    /// Gives a file that is whole the state's name, and opens it.
+    fn rename(&self, fresh: &Path) -> Result<Guarded, StorageError> {
+        fs::rename(fresh, &self.path)
+            .and_then(|()| sync_directory(&self.path))
+            .map_err(|error| StorageError::path(&self.path, error))?;
+        open_database(&self.path, &self.backends, limits::STATE_CACHE_BYTES)
+    }
+
     fn unless_failed<T>(
         &mut self,
         write: impl FnOnce(&mut Self) -> Result<T, StorageError>,
@@ -226,7 +280,7 @@ impl State {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        let result = write(self);
+        let result = guarded(FILE, || write(self));
         if let Err(error) = &result {
             self.failure = Some(error.clone());
         }

@@ -2,15 +2,17 @@
 //!
 //! What is in the file is described in `docs/on-disk-format.md`.
 
-use std::cell::Cell;
 use std::fs;
-use std::panic::{self, AssertUnwindSafe};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
 
 use super::backend::AnyBackend;
+use super::guard::{Guarded, guarded, without_report};
 use super::row_set::RowSet;
 use super::snapshot::{SnapshotReader, SnapshotRow};
 use super::tables::{TableId, TableKind, TableSpec};
@@ -45,7 +47,7 @@ pub(super) fn open_database(
     path: &Path,
     backends: &Backends,
     cache_bytes: usize,
-) -> Result<Database, StorageError> {
+) -> Result<Guarded, StorageError> {
     let io = |error| StorageError::path(path, error);
     let backend = AnyBackend::holding_back(backends(path).map_err(io)?).map_err(io)?;
     let database = open_shielded(path, backend.clone(), cache_bytes)?;
@@ -58,14 +60,13 @@ fn open_shielded(
     path: &Path,
     backend: AnyBackend,
     cache_bytes: usize,
-) -> Result<Database, StorageError> {
+) -> Result<Guarded, StorageError> {
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    // redb is tested against damaged files, but what it takes for granted about them it asserts.
     let opened = without_report(|| {
         redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)
     });
     match opened {
-        Ok(Ok(database)) => Ok(database),
+        Ok(Ok(database)) => Ok(Guarded::new(database)),
         Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
             if error.kind() != std::io::ErrorKind::InvalidData
                 && error.kind() != std::io::ErrorKind::UnexpectedEof =>
@@ -75,28 +76,6 @@ fn open_shielded(
         Ok(Err(error)) => Err(StorageError::corrupt(&file, error)),
         Err(_) => Err(StorageError::corrupt(&file, "its content contradicts itself")),
     }
-}
-
-thread_local! {
-    /// Whether a panic of this thread is expected, and becomes an error.
-    static EXPECTED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs `work`, and catches its panic without the usual report: the operator gets one sentence instead.
-fn without_report<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
-    static QUIET_WHERE_EXPECTED: Once = Once::new();
-    QUIET_WHERE_EXPECTED.call_once(|| {
-        let report = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !EXPECTED.get() {
-                report(info);
-            }
-        }));
-    });
-    EXPECTED.set(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(work));
-    EXPECTED.set(false);
-    result
 }
 
 /// Makes a whole, empty redb file, so that a crash later cannot leave half of one.
@@ -112,6 +91,10 @@ pub(super) fn prepare(
     database: &Database,
     specs: &[TableSpec],
 ) -> Result<(Mark, u64), StorageError> {
+    guarded(FILE, || prepare_tables(database, specs))
+}
+
+fn prepare_tables(database: &Database, specs: &[TableSpec]) -> Result<(Mark, u64), StorageError> {
     let mut transaction = database.begin_write().map_err(failed)?;
     transaction.set_durability(Durability::None).map_err(failed)?;
     let (mark, rows_bytes) = {
@@ -159,26 +142,62 @@ pub(super) fn make_view(
 ) -> Result<View, StorageError> {
     let transaction = database.begin_read().map_err(failed)?;
     let mut tables = Vec::with_capacity(specs.len());
+    let mut rows = 0;
     for spec in specs.iter() {
         let table = match derived.iter().find(|(id, _)| *id == spec.id) {
             Some((_, set)) => TableView::Derived(set.clone()),
             None => {
                 let name = table_name(spec.id);
                 let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
-                TableView::Durable(transaction.open_table(definition).map_err(failed)?)
+                let table = transaction.open_table(definition).map_err(failed)?;
+                rows += table.len().map_err(failed)?;
+                TableView::Durable(table)
             }
         };
         tables.push((spec.id, table));
     }
-    // A figure for Status; a test's file in memory has none.
-    let size_bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let size = Size::new(path, rows, rows_bytes);
     let specs = specs.clone();
-    Ok(View { mark, specs, tables, _generation: generation.clone(), size_bytes, rows_bytes })
+    Ok(View { mark, specs, tables, _generation: generation.clone(), size })
+}
+
+/// What the state takes, as etcd's `dbSize` and `dbSizeInUse` mean it: the file with what it could give back, and
+/// without. What redb needs for itself whatever it holds is counted in neither.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    pub(super) bytes: u64,
+    pub(super) in_use_bytes: u64,
+}
+
+impl Size {
+    /// What an empty state is said to use, and what it is rounded to: four of etcd's pages.
+    const EMPTY_BYTES: u64 = 16 << 10;
+    const PAGE_BYTES: u64 = 4 << 10;
+    /// What a row takes in its page beside its key and its value; measured with rows of 30 to 300 bytes.
+    const ROW_BYTES: u64 = 13;
+
+    /// The file's length says nothing, because redb doubles it in advance: what counts is what it takes on the disk.
+    /// A test's file in memory takes nothing.
+    fn new(path: &Path, rows: u64, rows_bytes: u64) -> Self {
+        let on_disk = fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
+        let used = rows_bytes + rows * Self::ROW_BYTES;
+        let in_use_bytes = Self::EMPTY_BYTES + used.next_multiple_of(Self::PAGE_BYTES);
+        let bytes = on_disk.saturating_sub(limits::STATE_OVERHEAD_BYTES).max(in_use_bytes);
+        Self { bytes, in_use_bytes }
+    }
 }
 
 /// Fills a new file from a snapshot, and brings it to disk. The snapshot is whole if this succeeds: its checksum has
 /// been compared before the last transaction, the only one that counts.
 pub(super) fn fill(
+    database: &Database,
+    reader: &mut SnapshotReader,
+    specs: &[TableSpec],
+) -> Result<(), StorageError> {
+    guarded("state.new", || fill_tables(database, reader, specs))
+}
+
+fn fill_tables(
     database: &Database,
     reader: &mut SnapshotReader,
     specs: &[TableSpec],

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata};
 
+use super::guard::guarded;
 use super::row_set::{RowSet, bounds};
+use super::state_file::{FILE, Size};
 use super::tables::{TableId, TableKind, TableSpec, Tables, Visit};
 use super::{Mark, StorageError};
 
@@ -26,10 +28,7 @@ pub struct View {
     pub(super) tables: Vec<(TableId, TableView)>,
     /// Tells the state's writer that its file is still needed.
     pub(super) _generation: Arc<()>,
-    /// The size of the file.
-    pub(super) size_bytes: u64,
-    /// What the rows of the durable tables take, keys and values.
-    pub(super) rows_bytes: u64,
+    pub(super) size: Size,
 }
 
 impl std::fmt::Debug for View {
@@ -43,14 +42,20 @@ impl View {
         &self.mark
     }
 
-    /// The size of the state's file.
+    /// What the state takes on the disk, with what a defragmentation would give back.
     pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.size.bytes
     }
 
-    /// How much of it rows take.
+    /// How much of it is in use.
     pub fn size_in_use_bytes(&self) -> u64 {
-        self.rows_bytes.min(self.size_bytes)
+        self.size.in_use_bytes
+    }
+
+    /// The durable table of a name.
+    pub fn table_named(&self, name: &str) -> Option<TableId> {
+        let is_named = |spec: &&TableSpec| spec.name == name && spec.kind == TableKind::Durable;
+        self.specs.iter().find(is_named).map(|spec| spec.id)
     }
 
     fn table(&self, table: TableId) -> Result<&TableView, StorageError> {
@@ -60,7 +65,7 @@ impl View {
 }
 
 fn failed(error: impl std::fmt::Display) -> StorageError {
-    StorageError::io("state.redb", error)
+    StorageError::io(FILE, error)
 }
 
 impl Tables for View {
@@ -71,10 +76,15 @@ impl Tables for View {
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StorageError> {
         match self.table(table)? {
-            TableView::Durable(rows) => match rows.get(key).map_err(failed)? {
-                Some(value) => visit(value.value()),
-                None => return Ok(false),
-            },
+            TableView::Durable(rows) => {
+                return guarded(FILE, || match rows.get(key).map_err(failed)? {
+                    Some(value) => {
+                        visit(value.value());
+                        Ok(true)
+                    }
+                    None => Ok(false),
+                });
+            }
             TableView::Derived(rows) => match rows.get(key) {
                 Some(value) => visit(value),
                 None => return Ok(false),
@@ -99,16 +109,18 @@ impl Tables for View {
             }
         };
         let Some(bounds) = bounds(start, end) else { return Ok(()) };
-        let mut range = ReadableTable::range::<&[u8]>(rows, bounds).map_err(failed)?;
-        loop {
-            let Some(row) = (if reverse { range.next_back() } else { range.next() }) else {
-                return Ok(());
-            };
-            let (key, value) = row.map_err(failed)?;
-            if let ControlFlow::Break(()) = visit(key.value(), value.value()) {
-                return Ok(());
+        guarded(FILE, || {
+            let mut range = ReadableTable::range::<&[u8]>(rows, bounds).map_err(failed)?;
+            loop {
+                let Some(row) = (if reverse { range.next_back() } else { range.next() }) else {
+                    return Ok(());
+                };
+                let (key, value) = row.map_err(failed)?;
+                if let ControlFlow::Break(()) = visit(key.value(), value.value()) {
+                    return Ok(());
+                }
             }
-        }
+        })
     }
 
     /// The whole table is counted without looking at its rows.
@@ -138,7 +150,9 @@ impl Tables for View {
     ) -> Result<bool, StorageError> {
         let keys = keys.chunks_exact(key_length.max(1));
         match self.table(table)? {
-            TableView::Durable(rows) => get_stepping(rows, keys, visit).map_err(failed),
+            TableView::Durable(rows) => {
+                guarded(FILE, || get_stepping(rows, keys, visit).map_err(failed))
+            }
             TableView::Derived(rows) => {
                 for key in keys {
                     let Some(value) = rows.get(key) else { return Ok(false) };

@@ -44,29 +44,36 @@ pub fn etcd_programs() -> Result<&'static Programs, String> {
 /// `INSTAR_BINARY`, or the binary in this test's own target directory, which cargo brings up to date.
 fn built_instar() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| build_instar().map_err(|error| format!("{error:#}")));
+    let given = || std::env::var_os("INSTAR_BINARY").map(|binary| Ok(binary.into()));
+    let build = || given().unwrap_or_else(|| build("host", "instar"));
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
     built.clone().map_err(anyhow::Error::msg)
 }
 
-fn build_instar() -> Result<PathBuf> {
-    if let Some(binary) = std::env::var_os("INSTAR_BINARY") {
-        return Ok(binary.into());
-    }
+/// `instarctl` in the same target directory, built once a run.
+pub fn instarctl() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built =
+        BUILT.get_or_init(|| build("ctl", "instarctl").map_err(|error| format!("{error:#}")));
+    built.clone().map_err(anyhow::Error::msg)
+}
+
+fn build(package: &str, binary: &str) -> Result<PathBuf> {
     let this = std::env::current_exe().context("find this program")?;
     let profile =
         this.parent().and_then(Path::parent).context("this program's profile directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    build.args(["build", "--quiet", "--package", "host", "--bin", "instar", "--target-dir"]);
+    build.args(["build", "--quiet", "--package", package, "--bin", binary, "--target-dir"]);
     build.arg(profile.parent().context("the target directory")?);
     if profile.ends_with("release") {
         build.arg("--release");
     }
     if !build.status().context("run cargo")?.success() {
-        bail!("cargo build of instar failed");
+        bail!("cargo build of {binary} failed");
     }
-    Ok(profile.join("instar"))
+    Ok(profile.join(binary))
 }
 
 /// Heartbeats and elections quick enough that a killed leader costs a test half a second, slow enough

@@ -1,11 +1,13 @@
 //! The end-to-end cases: real processes, judged from outside.
 
+mod ctl;
 mod differential;
 mod etcdctl;
 mod hostile;
 mod leases;
 mod linearizability;
 mod locks;
+mod maintenance;
 mod raw;
 mod shapes;
 mod starting;
@@ -18,6 +20,11 @@ fn main() -> ExitCode {
         differential::same_answers,
         differential::same_leases,
         differential::a_planted_difference_is_found,
+        ctl::command_lines_print_the_same,
+        ctl::files_are_read_the_same,
+        ctl::watches_print_the_same,
+        ctl::locks_and_elections,
+        ctl::a_mirror_follows,
         shapes::limits_are_etcds,
         shapes::status_and_members_are_etcds,
         shapes::http_is_etcds,
@@ -50,6 +57,15 @@ fn main() -> ExitCode {
         leases::under_kills_and_pauses,
         leases::survive_restarts_and_snapshots,
         leases::a_hundred_thousand_at_once,
+        maintenance::alarms_are_etcds,
+        maintenance::a_full_database,
+        maintenance::a_fresh_member_is_small,
+        maintenance::kills_while_defragmenting,
+        maintenance::a_backup_is_etcds,
+        maintenance::etcdctl_maintains,
+        maintenance::a_member_that_goes_another_way,
+        maintenance::damaged_pages,
+        maintenance::automatic_compaction,
         hostile::bytes_that_are_no_message,
         hostile::oversized_requests,
         hostile::idle_connections,

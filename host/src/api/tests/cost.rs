@@ -48,6 +48,18 @@ impl Coordinator for Nothing {
         Ok(())
     }
 
+    fn db_size_bytes(&self) -> u64 {
+        0
+    }
+
+    async fn defragment(&self) -> Result<(), RequestError> {
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> Result<SnapshotFile, RequestError> {
+        Err(RequestError::Stopped)
+    }
+
     fn standing(&self) -> Standing {
         Standing { raft_term: 2, leader: 1, is_learner: false }
     }

@@ -98,6 +98,80 @@ async fn hashes_status_and_members_are_told() {
 }
 
 #[tokio::test]
+async fn what_the_quota_has_no_room_for_is_refused() {
+    let running = start();
+    let path = "/etcdserverpb.KV/Put";
+    let size = |bytes: u64| running.fake.db_size_bytes.store(bytes, Ordering::SeqCst);
+    // A key and a value of one byte each cost 258: with them the quota must not be reached.
+    size((2 << 30) - 259);
+    assert_eq!(call(running.address, path, &put("k", 1)).await.grpc(), (0, ""));
+    let full = (8, "etcdserver: mvcc: database space exceeded");
+    assert_eq!(call(running.address, path, &put("k", 2)).await.grpc(), full);
+    assert_eq!(running.fake.raised.load(Ordering::SeqCst), 1);
+    size(3 << 30);
+    // etcd looks at the quota before it looks at the request.
+    assert_eq!(call(running.address, path, &put("", 1)).await.grpc(), full);
+    let txn = |request| pb::TxnRequest {
+        failure: vec![pb::RequestOp { request: Some(request) }],
+        ..Default::default()
+    };
+    let path = "/etcdserverpb.KV/Txn";
+    let with_put = txn(pb::request_op::Request::RequestPut(put("k", 1)));
+    assert_eq!(call(running.address, path, &with_put).await.grpc(), full);
+    let without = txn(pb::request_op::Request::RequestDeleteRange(Default::default()));
+    assert_eq!(call(running.address, path, &without).await.grpc(), (0, ""));
+    let path = "/etcdserverpb.KV/DeleteRange";
+    let delete = pb::DeleteRangeRequest { key: "k".into(), ..Default::default() };
+    assert_eq!(call(running.address, path, &delete).await.grpc(), (0, ""));
+    running.server.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_snapshot_is_sent_with_its_sum() {
+    use sha2::Digest;
+    let running = start();
+    // A learner has one, too.
+    running.fake.is_learner.store(true, Ordering::SeqCst);
+    let path = "/etcdserverpb.Maintenance/Snapshot";
+    let reply = call(running.address, path, &pb::SnapshotRequest {}).await;
+    assert_eq!(reply.grpc(), (0, ""));
+    let mut messages = unframe::<pb::SnapshotResponse>(&reply.body);
+    let last = messages.pop().unwrap();
+    let mut left = 1_300_000;
+    for message in &messages {
+        assert!(message.blob.len() <= 32 << 10);
+        left -= message.blob.len() as u64;
+        assert_eq!((message.remaining_bytes, message.version.as_str()), (left, "3.7.0"));
+        assert!(message.blob.iter().all(|byte| *byte == b's'));
+    }
+    assert_eq!((left, last.remaining_bytes), (0, 0));
+    assert_eq!(last.blob, sha2::Sha256::digest(vec![b's'; 1_300_000]).as_slice());
+    running.server.stop(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn there_is_nothing_to_downgrade() {
+    let running = start();
+    let path = "/etcdserverpb.Maintenance/Downgrade";
+    let downgrade =
+        |action, version: &str| pb::DowngradeRequest { action, version: version.to_owned() };
+    for action in [0, 1] {
+        let format = (3, "etcdserver: wrong downgrade target version format");
+        assert_eq!(call(running.address, path, &downgrade(action, "x")).await.grpc(), format);
+        for version in ["3.6", "3.6.0", "3.7", "4.0"] {
+            let target = (3, "etcdserver: invalid downgrade target version");
+            let reply = call(running.address, path, &downgrade(action, version)).await;
+            assert_eq!(reply.grpc(), target);
+        }
+    }
+    let reply = call(running.address, path, &downgrade(2, "")).await;
+    assert_eq!(reply.message::<pb::DowngradeResponse>().version, "3.7");
+    let unknown = (2, "etcdserver: unknown method");
+    assert_eq!(call(running.address, path, &downgrade(7, "")).await.grpc(), unknown);
+    running.server.stop(Duration::ZERO);
+}
+
+#[tokio::test]
 async fn a_range_is_streamed() {
     let running = start();
     let reply = call(running.address, "/etcdserverpb.KV/RangeStream", &range("k")).await;
@@ -173,8 +247,8 @@ async fn what_is_not_served_is_unimplemented() {
     for (path, message) in [
         ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
         (
-            "/etcdserverpb.Maintenance/Defragment",
-            "unknown method Defragment for service etcdserverpb.Maintenance",
+            "/etcdserverpb.Maintenance/Fragment",
+            "unknown method Fragment for service etcdserverpb.Maintenance",
         ),
         ("/foo", "malformed method name: \"/foo\""),
     ] {

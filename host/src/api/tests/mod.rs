@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use super::{
     Alarm, Answered, Coordinator, Listeners, MemberInfo, NodeStatus, Proposed, RequestError,
-    Server, Settings, Standing, serve,
+    Server, Settings, SnapshotFile, Standing, serve,
 };
 use crate::config::Url;
 use crate::runtime::{Admission, Rejection, Route};
@@ -47,6 +47,9 @@ pub(super) struct Fake {
     pub(super) is_learner: AtomicBool,
     pub(super) alarm: std::sync::Mutex<Option<Alarm>>,
     pub(super) revision: AtomicU64,
+    pub(super) db_size_bytes: AtomicU64,
+    /// The alarms that were raised.
+    pub(super) raised: AtomicU64,
     /// Calls that wait, or waited until they were dropped.
     pub(super) waiting: AtomicU64,
     pub(super) dropped: AtomicU64,
@@ -130,6 +133,7 @@ impl Coordinator for Fake {
             kv::request::Kind::Etcd(etcd) => match &etcd.range {
                 Some(range) if range.serializable => Route::LocalRead,
                 Some(_) => Route::Read,
+                None if etcd.alarm.is_some_and(|alarm| alarm.action == 0) => Route::Read,
                 None => Route::Write,
             },
             kv::request::Kind::RangeStreamStep(_) => Route::Read,
@@ -146,12 +150,20 @@ impl Coordinator for Fake {
         {
             self.wait().await;
         }
+        if let kv::request::Kind::Etcd(etcd) = parse(&request)?
+            && etcd.alarm.is_some()
+        {
+            self.raised.fetch_add(1, Ordering::SeqCst);
+        }
         let revision = self.revision.fetch_add(1, Ordering::SeqCst) + 1;
         Ok(Proposed { revision, body: Bytes::new() })
     }
 
     async fn query(&self, request: Bytes, _heavy: bool) -> Result<Answered, RequestError> {
         match parse(&request)? {
+            kv::request::Kind::Etcd(etcd) if etcd.alarm.is_some() => {
+                Ok(Answered { revision: 9, body: Bytes::new(), next: None })
+            }
             kv::request::Kind::Etcd(etcd) => Ok(self.range(etcd.range.unwrap_or_default()).await),
             kv::request::Kind::RangeStreamStep(step) => Ok(self.range_stream(step).await),
             kv::request::Kind::HashKv(request) => {
@@ -195,6 +207,23 @@ impl Coordinator for Fake {
     async fn compacted(&self, _revision: i64) -> Result<(), RequestError> {
         self.wait().await;
         Ok(())
+    }
+
+    fn db_size_bytes(&self) -> u64 {
+        self.db_size_bytes.load(Ordering::SeqCst)
+    }
+
+    async fn defragment(&self) -> Result<(), RequestError> {
+        self.db_size_bytes.store(4096, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> Result<SnapshotFile, RequestError> {
+        let mut file = tempfile::tempfile().unwrap();
+        let size_bytes = 1_300_000;
+        std::io::Write::write_all(&mut file, &vec![b's'; size_bytes]).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        Ok(SnapshotFile { file, size_bytes: size_bytes as u64 })
     }
 
     fn standing(&self) -> Standing {

@@ -40,6 +40,7 @@ async fn echoing(times: usize) -> SendRequest<Bytes> {
     tokio::spawn(async move {
         let mut builder = h2::server::Builder::new();
         builder.initial_window_size(limits::CALL_WINDOW_BYTES);
+        builder.initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES);
         let mut connection = builder.handshake::<_, Bytes>(far).await.unwrap();
         while let Some(Ok((request, response))) = connection.accept().await {
             tokio::spawn(async move {
@@ -54,7 +55,10 @@ async fn echoing(times: usize) -> SendRequest<Bytes> {
             });
         }
     });
-    let (client, connection) = h2::client::handshake(near).await.unwrap();
+    // One stream that is not read must not use up the client's window for all.
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(1 << 20);
+    let (client, connection) = builder.handshake(near).await.unwrap();
     tokio::spawn(connection);
     client
 }

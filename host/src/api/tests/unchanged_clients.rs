@@ -41,8 +41,9 @@ async fn tonic_is_served() {
     let alarms = maintenance.alarm(pb::AlarmRequest::default()).await.unwrap().into_inner();
     assert_eq!(alarms.alarms, []);
     let activate = pb::AlarmRequest { action: 1, ..Default::default() };
-    let status = maintenance.alarm(activate).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
+    maintenance.alarm(activate).await.unwrap();
+    assert_eq!(running.fake.raised.load(Ordering::SeqCst), 1);
+    maintenance.defragment(pb::DefragmentRequest {}).await.unwrap();
 
     let mut tasks = Vec::new();
     for _ in 0..200 {
@@ -52,6 +53,6 @@ async fn tonic_is_served() {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(running.fake.revision.load(Ordering::SeqCst), 201);
+    assert_eq!(running.fake.revision.load(Ordering::SeqCst), 202);
     running.server.stop(Duration::ZERO);
 }

@@ -170,6 +170,6 @@ fn durable_tables_are_etcds_buckets() {
     let durable = tables.iter().filter(|table| table.kind == TableKind::Durable);
     assert_eq!(
         durable.map(|table| &*table.name).collect::<Vec<_>>(),
-        ["key", "meta", "lease", "lease_grant"]
+        ["key", "meta", "lease", "lease_grant", "alarm"]
     );
 }

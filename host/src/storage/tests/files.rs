@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{ROWS, mark, seed, specs};
-use crate::storage::{Log, LogBatch, State, StorageError, files};
+use crate::storage::{Log, LogBatch, State, StorageError, Tables, files};
 
 fn fill(directory: &Path) {
     let (mut log, _) = Log::open(directory, &files()).unwrap();
@@ -86,4 +86,56 @@ fn a_damaged_head_is_no_panic() {
             }
         }
     }
+}
+
+/// Opening a large file does not read it. What is damaged shows when it is read, or written, and is an error then. (What
+/// ends the process, such as a damaged list of free pages, is tested from outside.)
+#[test]
+fn a_damaged_page_is_no_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = StdRng::seed_from_u64(seed());
+    let path = directory.path().join("state.redb");
+    {
+        let mut state = State::open(directory.path(), &files(), &specs()).unwrap();
+        for index in 1..20u64 {
+            let mut overlay = state.overlay();
+            for number in 0..200u64 {
+                let key = (index * 1000 + number).to_be_bytes();
+                overlay.put(ROWS, &key, &[number as u8; 150]).unwrap();
+            }
+            state.commit(overlay.into_writes(), mark(index)).unwrap();
+        }
+        state.persist().unwrap();
+    }
+    let whole = fs::read(&path).unwrap();
+    let mut errors = 0;
+    for round in 0..200 {
+        let mut damaged = whole.clone();
+        let page = random.random_range(1..whole.len() / 4096) * 4096;
+        let range = match round % 3 {
+            0 => page..page + 4096,
+            1 => page..page + 16,
+            _ => page + 2..page + 4,
+        };
+        random.fill(&mut damaged[range]);
+        fs::write(&path, &damaged).unwrap();
+        errors += usize::from(use_state(directory.path()).is_err());
+    }
+    assert!(errors > 20, "only {errors} damages showed");
+}
+
+fn use_state(directory: &Path) -> Result<(), StorageError> {
+    let mut state = State::open(directory, &files(), &specs())?;
+    let view = state.view();
+    let mut count = 0;
+    view.scan(ROWS, b"", b"", false, &mut |_, _| {
+        count += 1;
+        std::ops::ControlFlow::Continue(())
+    })?;
+    for index in 1..20u64 {
+        view.get(ROWS, &(index * 1000 + 7).to_be_bytes(), &mut |_| {})?;
+    }
+    let mut overlay = state.overlay();
+    overlay.put(ROWS, b"a row", b"behind them")?;
+    state.commit(overlay.into_writes(), mark(21)).map(drop)
 }
