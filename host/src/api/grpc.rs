@@ -19,7 +19,7 @@ use super::coordinator::{Coordinator, Standing};
 use super::status::{Code, Status};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, kv, services};
+use super::{Settings, cluster, kv, services};
 use crate::limits;
 
 /// What all calls of one client runtime share.
@@ -62,6 +62,11 @@ pub(super) enum Method {
     HashKv,
     Alarm,
     MemberList,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
+    MemberPromote,
+    MoveLeader,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -81,6 +86,11 @@ impl Method {
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
             "/etcdserverpb.Maintenance/Alarm" => Method::Alarm,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
+            "/etcdserverpb.Cluster/MemberAdd" => Method::MemberAdd,
+            "/etcdserverpb.Cluster/MemberRemove" => Method::MemberRemove,
+            "/etcdserverpb.Cluster/MemberUpdate" => Method::MemberUpdate,
+            "/etcdserverpb.Cluster/MemberPromote" => Method::MemberPromote,
+            "/etcdserverpb.Maintenance/MoveLeader" => Method::MoveLeader,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
@@ -254,6 +264,11 @@ async fn answer<C: Coordinator>(
         Method::Status => services::status(service, headers, message),
         Method::Alarm => services::alarm(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
+        Method::MemberAdd
+        | Method::MemberRemove
+        | Method::MemberUpdate
+        | Method::MemberPromote
+        | Method::MoveLeader => cluster::unary(service, method, headers, message).await,
         method => kv::unary(service, method, headers, message, turn).await,
     }?;
     if frame.bytes() > limits::ANSWER_MESSAGE_BYTES {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use http::HeaderValue;
 
 use super::coordinator::RequestError;
+use crate::raft::ChangeRefused;
 
 /// The codes that this server gives of its own accord. The state machine may give others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,11 @@ impl From<RequestError> for Status {
                 return Status { code: rejection.code, message: rejection.message };
             }
             // etcd's server takes the client's form of this error, which gRPC does not recognise.
-            RequestError::TooManyRequests => Code::Unknown,
+            RequestError::TooManyRequests | RequestError::TimeoutLeaderTransfer => Code::Unknown,
+            RequestError::NotLeader | RequestError::BadLeaderTransferee => Code::FailedPrecondition,
+            RequestError::Membership(ChangeRefused::MemberNotFound) => Code::NotFound,
+            RequestError::Membership(ChangeRefused::Unhealthy) => Code::Unavailable,
+            RequestError::Membership(_) => Code::FailedPrecondition,
             RequestError::NoLeader
             | RequestError::LeaderChanged
             | RequestError::Timeout

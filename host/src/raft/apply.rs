@@ -18,16 +18,15 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use openraft::entry::EntryPayload;
-use prost::Message;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::clock::ReplicatedClock;
-use super::progress::Progress;
+use super::membership::AppliedMembership;
+use super::progress::{Expelled, Progress};
 use super::shard::Shards;
-use super::types::{self, Command, Entry, StoredMembership};
+use super::types::{Command, Entry, StoredMembership};
 use crate::limits;
 use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
 use crate::storage::{AppliedId, Mark, Overlay, State, View};
@@ -94,6 +93,7 @@ impl ApplyThread {
 
 /// What the apply thread owns.
 pub struct Applier {
+    pub own_id: u64,
     pub state: State,
     pub machine: Machine,
     pub shards: Arc<Shards>,
@@ -162,6 +162,10 @@ impl Applier {
             .map_err(io::Error::other)?;
 
         advance(&mut mark, &entries, &commands, &outcomes);
+        let membership = self.membership_after(&entries);
+        if let Some(membership) = &membership {
+            mark.membership = membership.encode();
+        }
         mark.machine = self.machine.digest();
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
@@ -169,10 +173,34 @@ impl Applier {
         self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
 
         self.clock.observe(time_ms);
+        if let Some(membership) = membership {
+            self.tell_membership(membership);
+        }
         self.progress.set_applied(applied_index, task_pending);
         let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
         self.shards.complete(origins.zip(outcomes.into_iter().map(Ok)));
         Ok(())
+    }
+
+    /// The membership that the entries lead to; none if they leave it as it is.
+    fn membership_after(&self, entries: &[Entry]) -> Option<AppliedMembership> {
+        let mut changed = None;
+        for entry in entries {
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                let next = StoredMembership::new(Some(entry.log_id), membership.clone());
+                let before = || (*self.progress.applied_membership()).clone();
+                changed.get_or_insert_with(before).advance(next);
+            }
+        }
+        changed
+    }
+
+    fn tell_membership(&self, membership: AppliedMembership) {
+        let is_removed = membership.removed.contains(&self.own_id);
+        self.progress.set_applied_membership(membership);
+        if is_removed {
+            self.progress.set_expelled(Expelled::Removed);
+        }
     }
 
     fn make_durable(&mut self, volatile: &mut Volatile) -> io::Result<()> {
@@ -192,6 +220,14 @@ impl Applier {
         let applied_index = view.mark().applied.map_or(0, |applied| applied.index);
         self.durable_applied_index.store(applied_index, Ordering::Release);
         self.clock.observe(view.mark().time_ms);
+        let membership =
+            AppliedMembership::decode(&view.mark().membership).map_err(io::Error::other)?;
+        tracing::info!(
+            index = applied_index,
+            revision = view.mark().revision,
+            "applied a snapshot that the leader sent"
+        );
+        self.tell_membership(membership);
         self.progress.set_applied(applied_index, None);
         Ok(())
     }
@@ -233,12 +269,6 @@ fn advance(mark: &mut Mark, entries: &[Entry], commands: &[runtime::Entry], outc
         mark.digest = digest.digest128();
         mark.time_ms = command.time_ms;
         mark.revision = outcome.revision;
-    }
-    for entry in entries {
-        if let EntryPayload::Membership(membership) = &entry.payload {
-            let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-            mark.membership = Bytes::from(types::stored_membership_to_pb(&stored).encode_to_vec());
-        }
     }
     if let Some(last) = entries.last() {
         mark.applied = Some(AppliedId {

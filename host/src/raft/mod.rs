@@ -12,10 +12,14 @@
 //! changed by anyone.
 
 mod apply;
+mod change_messages;
 mod clock;
+mod force_new_cluster;
+mod join;
 mod log_store;
 mod log_thread;
 mod membership;
+mod membership_keeper;
 mod network;
 mod node;
 mod peer_service;
@@ -30,10 +34,14 @@ mod tests;
 mod types;
 mod upkeep;
 mod waiters;
+mod wiring;
 
 pub use apply::rebuild;
+pub use join::{JoinError, Joined, join, was_started_before};
+pub use membership::{ChangePolicy, ChangeRefused, MemberRecord, MembershipChange};
+pub use membership_keeper::ChangeError;
 pub use network::OwnIdentity;
-pub use node::{MemberRecord, Node, NodeOptions, StartError};
+pub use node::{Ended, MoveLeaderError, Node, NodeOptions, StartError};
 pub use progress::Progress;
 pub use shard::Shard;
 

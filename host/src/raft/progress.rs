@@ -9,7 +9,17 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::membership::AppliedMembership;
 use super::types::StoredMembership;
+
+/// Why a member is none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expelled {
+    /// By an operator.
+    Removed,
+    /// Its data directory is not the one that the others know it by.
+    LostData,
+}
 
 /// Figures of this member. Indices and terms only grow.
 #[derive(Debug)]
@@ -23,7 +33,11 @@ pub struct Progress {
     is_learner: AtomicBool,
     /// When a leader was last heard of, or, on the leader, a quorum; in milliseconds since the start.
     leader_seen_ms: AtomicU64,
+    /// The last one in the log, committed or not: the one that raft goes by.
     membership: ArcSwap<StoredMembership>,
+    applied_membership: ArcSwap<AppliedMembership>,
+    /// Why this member is none any more, once it has learned of it.
+    expelled: watch::Sender<Option<Expelled>>,
     applied_index: watch::Sender<u64>,
     task_pending: watch::Sender<bool>,
 }
@@ -39,6 +53,8 @@ impl Progress {
             is_learner: AtomicBool::new(false),
             leader_seen_ms: AtomicU64::new(0),
             membership: ArcSwap::from_pointee(StoredMembership::default()),
+            applied_membership: ArcSwap::from_pointee(AppliedMembership::default()),
+            expelled: watch::Sender::new(None),
             applied_index: watch::Sender::new(applied_index),
             task_pending: watch::Sender::new(false),
         }
@@ -84,6 +100,19 @@ impl Progress {
         self.membership.load_full()
     }
 
+    /// The membership as of the applied index, for whoever has waited for one.
+    pub fn applied_membership(&self) -> Arc<AppliedMembership> {
+        self.applied_membership.load_full()
+    }
+
+    /// Waits until this member has learned that it is no member any more.
+    pub async fn wait_expelled(&self) -> Expelled {
+        let mut expelled = self.expelled.subscribe();
+        // The sender lives as long as `self`.
+        let told = expelled.wait_for(Option::is_some).await;
+        told.ok().and_then(|told| *told).unwrap_or(Expelled::Removed)
+    }
+
     /// Waits until the entry with this index is applied here.
     pub async fn wait_applied(&self, index: u64) {
         let mut applied = self.applied_index.subscribe();
@@ -125,6 +154,15 @@ impl Progress {
 
     pub(super) fn set_membership(&self, membership: Arc<StoredMembership>) {
         self.membership.store(membership);
+    }
+
+    /// To be called before `set_applied` tells of the entry.
+    pub(super) fn set_applied_membership(&self, membership: AppliedMembership) {
+        self.applied_membership.store(Arc::new(membership));
+    }
+
+    pub(super) fn set_expelled(&self, why: Expelled) {
+        self.expelled.send_replace(Some(why));
     }
 
     /// A leader (or, on the leader, a quorum) was heard of, `ago` before now.

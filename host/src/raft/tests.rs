@@ -12,6 +12,7 @@ use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest, RangeRequest};
 use proto::instar::kv;
 
+use super::membership::ChangePolicy;
 use super::network::OwnIdentity;
 use super::node::{Node, NodeOptions};
 use crate::runtime::{BUILT_IN, Machine, Runtime};
@@ -90,6 +91,8 @@ impl TestCluster {
                 shards: 1,
                 request_timeout: Duration::from_secs(7),
                 process_incarnation: rand::random(),
+                change_policy: ChangePolicy { strict: true, max_learners: 1 },
+                force_new_cluster: false,
             };
             TestMember {
                 options: Box::new(options),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::query_pool::QueryPool;
 use crate::api::{Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError, Standing};
-use crate::raft::{self, Node, Shard};
+use crate::raft::{self, ChangeError, MembershipChange, MoveLeaderError, Node, Shard};
 use crate::runtime::{Admission, Answer, QueryError, Reader};
 use crate::storage::Views;
 
@@ -50,6 +50,16 @@ fn refused(error: QueryError) -> RequestError {
 
 fn answered(answer: Answer) -> Answered {
     Answered { revision: answer.revision, body: answer.body, next: answer.next }
+}
+
+fn info(member: raft::MemberRecord) -> MemberInfo {
+    MemberInfo {
+        id: member.id,
+        name: member.name,
+        peer_urls: member.peer_urls,
+        client_urls: member.client_urls,
+        is_learner: member.is_learner,
+    }
 }
 
 impl Coordinator for ClientCoordinator {
@@ -108,14 +118,26 @@ impl Coordinator for ClientCoordinator {
     }
 
     fn members(&self) -> Vec<MemberInfo> {
-        let info = |member: raft::MemberRecord| MemberInfo {
-            id: member.id,
-            name: member.name,
-            peer_urls: member.peer_urls,
-            client_urls: member.client_urls,
-            is_learner: member.is_learner,
-        };
         self.node.members().into_iter().map(info).collect()
+    }
+
+    async fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> Result<Vec<MemberInfo>, RequestError> {
+        match self.node.change_membership(change).await {
+            Ok(members) => Ok(members.into_iter().map(info).collect()),
+            Err(ChangeError::Refused(refused)) => Err(refused.into()),
+            Err(ChangeError::Request(error)) => Err(error.into()),
+        }
+    }
+
+    async fn move_leader(&self, to: u64) -> Result<(), RequestError> {
+        self.node.move_leader(to).await.map_err(|error| match error {
+            MoveLeaderError::NotLeader => RequestError::NotLeader,
+            MoveLeaderError::BadTransferee => RequestError::BadLeaderTransferee,
+            MoveLeaderError::TimedOut => RequestError::TimeoutLeaderTransfer,
+        })
     }
 
     async fn run(self: Arc<Self>) {

@@ -4,6 +4,7 @@ mod differential;
 mod etcdctl;
 mod hostile;
 mod linearizability;
+mod membership;
 mod raw;
 mod shapes;
 mod starting;
@@ -38,6 +39,15 @@ fn main() -> ExitCode {
         surviving::what_ends_etcd,
         linearizability::under_kills_and_pauses,
         linearizability::of_one_member,
+        membership::grows_and_shrinks_under_load,
+        membership::a_lost_member_is_replaced,
+        membership::a_newcomer_gets_a_snapshot,
+        membership::removed_members_stop,
+        membership::a_new_cluster_is_forced,
+        membership::learners,
+        membership::the_leader_moves,
+        membership::a_member_moves,
+        membership::changes_with_kills,
         hostile::bytes_that_are_no_message,
         hostile::oversized_requests,
         hostile::idle_connections,
