@@ -1,7 +1,8 @@
 //! `--force-new-cluster`: makes a member the only one of its cluster, for when the others are lost for good.
 //!
-//! What this member does not know to be committed is dropped, and a membership of it alone is put behind the rest, as
-//! if it had been committed: nobody is left who could contradict. The others count as removed from then on.
+//! A membership of it alone is put behind its log, and all of it counts as committed: nobody is left who could
+//! contradict. Of the last entries a member may not know yet that they are committed, and they may have been
+//! acknowledged; so none is dropped, where etcd drops them. The others count as removed from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,8 +19,7 @@ use super::types::{
 use crate::limits;
 use crate::storage::{Log, LogBatch};
 
-/// Rewrites the end of the log, and says what it holds then. Without anything committed there is no cluster to take
-/// over, and the log stays as it is.
+/// Adds to the log, and says what it holds then. An empty one is no cluster to take over, and stays as it is.
 pub fn force_new_cluster(
     log: &mut Log,
     recovered: Recovered,
@@ -27,24 +27,21 @@ pub fn force_new_cluster(
     applied: Option<LogId>,
     membership: AppliedMembership,
 ) -> Result<Recovered, StartError> {
-    let Some(committed) = recovered.committed.max(applied) else { return Ok(recovered) };
+    let Some(last) = recovered.last.max(applied) else { return Ok(recovered) };
     let next = applied.map_or(0, |log_id| log_id.index + 1);
-    let membership = last_membership(log, next..committed.index + 1, membership)?;
+    let membership = last_membership(log, next..last.index + 1, membership)?;
     let known = membership.stored.get_node(&own_id).cloned().unwrap_or_default();
     let own = Member::new(MemberAttributes { is_learner: false, ..known.attributes().clone() });
     let alone = Membership::new(vec![BTreeSet::from([own_id])], BTreeMap::from([(own_id, own)]))
         .map_err(|error| StartError::Configuration(error.to_string()))?;
 
     let voted_term = recovered.vote.map_or(0, |vote| vote.leader_id.term);
-    let last_term = recovered.last.map_or(0, |last| last.leader_id.term);
-    let leader_id = LeaderId { term: voted_term.max(last_term) + 1, node_id: own_id };
-    let log_id = LogId { leader_id, index: committed.index + 1 };
+    let leader_id = LeaderId { term: voted_term.max(last.leader_id.term) + 1, node_id: own_id };
+    let log_id = LogId { leader_id, index: last.index + 1 };
     let entry: Entry = openraft::Entry { log_id, payload: EntryPayload::Membership(alone) };
     let vote = Vote { leader_id, committed: true };
     let row = |message: Vec<u8>| Bytes::from(message);
-    let last_index = recovered.last.map_or(0, |last| last.index);
     let batch = LogBatch {
-        truncate_from: (last_index > committed.index).then_some(committed.index + 1),
         entries: vec![(log_id.index, row(types::entry_to_pb(&entry).encode_to_vec()))],
         vote: Some(row(types::vote_to_pb(&vote).encode_to_vec())),
         committed: Some(row(types::log_id_to_pb(&log_id).encode_to_vec())),
@@ -54,7 +51,6 @@ pub fn force_new_cluster(
     tracing::warn!(
         member = format!("{own_id:x}"),
         index = log_id.index,
-        dropped = last_index.saturating_sub(committed.index),
         "forced a new cluster of this member alone; remove --force-new-cluster from now on"
     );
     Ok(Recovered {
@@ -65,7 +61,7 @@ pub fn force_new_cluster(
     })
 }
 
-/// The membership after the committed entries that are not applied yet.
+/// The membership after the entries that are not applied yet.
 fn last_membership(
     log: &Log,
     range: std::ops::Range<u64>,

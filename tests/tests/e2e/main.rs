@@ -5,6 +5,7 @@ mod etcdctl;
 mod hostile;
 mod linearizability;
 mod membership;
+mod membership_differential;
 mod raw;
 mod shapes;
 mod starting;
@@ -48,6 +49,8 @@ fn main() -> ExitCode {
         membership::the_leader_moves,
         membership::a_member_moves,
         membership::changes_with_kills,
+        membership_differential::refusals_are_etcds,
+        membership_differential::etcdctl_prints_the_same,
         hostile::bytes_that_are_no_message,
         hostile::oversized_requests,
         hostile::idle_connections,

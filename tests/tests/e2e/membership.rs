@@ -305,6 +305,10 @@ pub async fn changes_with_kills(scene: Scene) -> Result<Verdict> {
             }
         };
         let client = cluster.client(0);
+        let victim = match random.random_bool(0.5) {
+            true => cluster.leader().await?,
+            false => random.random_range(0..cluster.members.len()),
+        };
         let newcomer = cluster.members[0].sibling(&format!("n{}", changes.len()));
         let url = newcomer.peer_url();
         let change = tokio::spawn(async move {
@@ -315,10 +319,6 @@ pub async fn changes_with_kills(scene: Scene) -> Result<Verdict> {
             }
         });
         tokio::time::sleep(Duration::from_millis(random.random_range(0..60))).await;
-        let victim = match random.random_bool(0.5) {
-            true => cluster.leader().await?,
-            false => random.random_range(0..cluster.members.len()),
-        };
         cluster.members[victim].kill();
         tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
         change.await?;
