@@ -14,7 +14,7 @@ use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest, RangeRequest};
 use proto::instar::kv;
 
-use super::membership::{ChangePolicy, ChangeRefused, MembershipChange};
+use super::membership::{ChangePolicy, ChangeRefused, MemberRecord, MembershipChange};
 use super::membership_keeper::ChangeError;
 use super::network::OwnIdentity;
 use super::node::{Ended, Node, NodeOptions};
@@ -473,6 +473,21 @@ fn a_half_done_change_is_finished_by_the_next_leader() {
     assert_eq!(ended, Ok(Ended::Removed));
 }
 
+/// A leader that was elected just now has not heard of everyone yet.
+fn change_when_healthy(running: &Running, change: MembershipChange) -> Vec<MemberRecord> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match running.runtime.block_on(running.node.change_membership(change.clone())) {
+            Ok(members) => return members,
+            Err(error) => {
+                let is_early = error == ChangeError::Refused(ChangeRefused::Unhealthy);
+                assert!(is_early && Instant::now() < deadline, "{error}");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// etcd 3.5 could apply a change of the membership, die, and come back with another one, because its store and its
 /// index were written apart. Here a member that dies at once has the change, or gets it from the log.
 #[test]
@@ -485,7 +500,7 @@ fn a_change_of_the_membership_survives_a_crash_of_everyone() {
         is_learner: true,
     };
     let running = cluster.members[leader].running.as_ref().expect("it runs");
-    let members = running.runtime.block_on(running.node.change_membership(change)).unwrap();
+    let members = change_when_healthy(running, change);
     assert_eq!(members.iter().filter(|member| member.is_learner).count(), 1);
     for number in 0..3 {
         cluster.crash(number);
@@ -504,8 +519,7 @@ fn a_change_of_the_membership_survives_a_crash_of_everyone() {
     // And its removal is remembered: the id does not come back.
     let running = cluster.members[leader].running.as_ref().expect("it runs");
     let node = &running.node;
-    let removed = node.change_membership(MembershipChange::Remove { id: 9 });
-    assert_eq!(running.runtime.block_on(removed).unwrap().len(), 3);
+    assert_eq!(change_when_healthy(running, MembershipChange::Remove { id: 9 }).len(), 3);
     let again = MembershipChange::Add {
         id: 9,
         peer_urls: vec!["http://nobody:1".into()],

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         membership::removed_members_stop,
         membership::a_new_cluster_is_forced,
         membership::learners,
+        membership::a_promotion_survives,
         membership::the_leader_moves,
         membership::a_member_moves,
         membership::changes_with_kills,

@@ -238,6 +238,26 @@ pub async fn learners(scene: Scene) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
+/// A promotion is one with the state: it holds after everyone has been killed (etcd 3.5 wrote it into one of two stores,
+/// and the upgrade to 3.6 found learners again).
+pub async fn a_promotion_survives(scene: Scene) -> Result<Verdict> {
+    let mut cluster = Plan::new(scene.subject, 1, &scene.directory).start().await?;
+    let client = cluster.client(0);
+    let at = cluster.grow(0, true).await?;
+    let id = cluster.id(0, at).await?;
+    cluster.members[0].wait_answer(async || client.member_promote(id).await).await?;
+    for round in 0..3 {
+        cluster.members.iter_mut().for_each(|member| member.kill());
+        cluster.start_all().await?;
+        let listed = members(&cluster, at).await?;
+        ensure!(listed.iter().all(|member| !member.is_learner), "round {round}: {listed:?}");
+        let promoted = cluster.client(at);
+        cluster.members[at].wait_answer(async || promoted.put("k", "v").await).await?;
+    }
+    cluster.wait_equal().await?;
+    Ok(Verdict::Passed)
+}
+
 /// The leadership goes where it is told to.
 pub async fn the_leader_moves(scene: Scene) -> Result<Verdict> {
     let cluster = Plan::new(scene.subject, 3, &scene.directory).start().await?;

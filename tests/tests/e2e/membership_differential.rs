@@ -1,7 +1,7 @@
 //! Changes of the membership beside etcd's: what is refused and how, and what etcdctl prints.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proto::etcdserverpb as pb;
@@ -21,13 +21,13 @@ fn told(answer: Result<String, Status>) -> Told {
     answer.map_err(|status| (status.code(), status.message().to_owned()))
 }
 
-/// Names, peer URLs and whether they learn, in the order of the URLs: ids differ.
+/// Whether they have names, how many URLs, and whether they learn: ids and URLs differ, and with them the order.
 fn shape(members: &[pb::Member]) -> String {
     let mut rows: Vec<String> = members
         .iter()
         .map(|member| {
             let (urls, clients) = (member.peer_ur_ls.len(), member.client_ur_ls.len());
-            format!("{:?} {urls} {clients} {}", member.name, member.is_learner)
+            format!("{} {urls} {clients} {}", member.name.is_empty(), member.is_learner)
         })
         .collect();
     rows.sort();
@@ -110,14 +110,14 @@ async fn alone(cluster: &Cluster) -> Result<Vec<(&'static str, Told)>> {
 }
 
 /// Repeats a request until it is not answered with what says "not yet".
-async fn until_settled(mut ask: impl AsyncFnMut() -> Told, not_yet: &str) -> Told {
-    let started = std::time::Instant::now();
+async fn until_settled(mut ask: impl AsyncFnMut() -> Told, not_yet: &str) -> Result<Told> {
+    let started = Instant::now();
     loop {
         let answer = ask().await;
-        let unsettled = answer.as_ref().err().is_some_and(|(_, text)| text == not_yet);
-        if !unsettled || started.elapsed() > READY_WITHIN {
-            return answer;
+        if answer.as_ref().err().is_none_or(|(_, text)| text != not_yet) {
+            return Ok(answer);
         }
+        ensure!(started.elapsed() < READY_WITHIN, "still {not_yet:?}");
         tokio::time::sleep(POLL_EVERY).await;
     }
 }
@@ -132,7 +132,7 @@ async fn one_down(cluster: &mut Cluster) -> Result<Vec<(&'static str, Told)>> {
         [cluster.id(leader, follower).await?, cluster.id(leader, down).await?];
     // Only then has etcd been in touch for long enough.
     let learner = async || add(&client, &["http://127.0.0.1:1"], true).await.0;
-    let mut answers = vec![("add: all are there", until_settled(learner, UNHEALTHY).await)];
+    let mut answers = vec![("add: all are there", until_settled(learner, UNHEALTHY).await?)];
     let members = client.members().await?;
     let id = members.iter().find(|member| member.is_learner).context("a learner")?.id;
     answers.push(("remove: the learner", remove(&client, id).await));
@@ -150,7 +150,7 @@ async fn one_down(cluster: &mut Cluster) -> Result<Vec<(&'static str, Told)>> {
         }
         answer
     };
-    answers.push(("add: a learner, one is down", until_settled(unhealthy, "not yet").await));
+    answers.push(("add: a learner, one is down", until_settled(unhealthy, "not yet").await?));
     answers.push(("add: one is down", add(&client, &["http://127.0.0.1:8"], false).await.0));
     answers.push(("remove: one that is up", remove(&client, follower_id).await));
     answers.push(("remove: the one that is down", remove(&client, down_id).await));
@@ -176,11 +176,12 @@ pub async fn refusals_are_etcds(scene: Scene) -> Result<Verdict> {
     }
     let mut answers = Vec::new();
     for (program, name) in [(Program::Etcd, "etcd"), (scene.subject, "subject")] {
-        let directory = scene.directory.join(name);
+        let (directory, started) = (scene.directory.join(name), Instant::now());
         let single = Plan::new(program, 1, &directory.join("one")).start().await?;
         let mut all = alone(&single).await.with_context(|| name.to_owned())?;
         let mut three = Plan::new(program, 3, &directory.join("three")).start().await?;
         all.extend(one_down(&mut three).await.with_context(|| name.to_owned())?);
+        scene.note(format!("{name}: {:?}", started.elapsed()));
         answers.push(all);
     }
     compare(&answers[0], &answers[1])?;
@@ -207,13 +208,14 @@ impl Spoken<'_> {
             .replace("FIRST", &format!("{first:x}"))
             .replace("OWN", &own_url);
         let output = Command::new(self.etcdctl)
-            .arg(format!("--endpoints={}", self.addresses()))
+            .arg(format!("--endpoints={}", self.addresses(command)))
             .args(filled.split(' '))
             .output()
             .await
             .context("etcdctl")?;
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        let error = error.lines().last().unwrap_or_default();
+        // Not its own log.
+        let error = error.lines().rfind(|line| !line.starts_with('{')).unwrap_or_default();
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
         // Of whoever was added or removed by this command, too.
         let known = self.cluster.client(0).cluster.clone();
@@ -225,13 +227,16 @@ impl Spoken<'_> {
             }
         }
         let header = list.header.unwrap_or_default();
-        let said = format!("{:?} {out} {error}", output.status.code());
+        let said = format!("{:?}\n{out}\n{error}", output.status.code());
         self.lines.push((command.to_owned(), self.settle(&said, &header)));
         Ok(())
     }
 
-    fn addresses(&self) -> String {
-        let addresses = self.cluster.members.iter().map(|member| member.address.clone());
+    /// Of the first member; of all where the leader is looked for.
+    fn addresses(&self, command: &str) -> String {
+        let count = if command.starts_with("move-leader") { usize::MAX } else { 1 };
+        let members = self.cluster.members.iter().take(count);
+        let addresses = members.map(|member| member.address.clone());
         addresses.collect::<Vec<_>>().join(",")
     }
 
@@ -253,7 +258,9 @@ impl Spoken<'_> {
         let is_end = |character: char| "\n,;[]{}".contains(character);
         let mut parts: Vec<String> = said
             .split(is_end)
-            .map(|part| part.split([' ', '-', '"', '+']).filter(|word| !word.is_empty()))
+            .map(|part| {
+                part.split([' ', '-', '"', '+', '─', '┌', '├']).filter(|word| !word.is_empty())
+            })
             .map(|words| words.collect::<Vec<_>>().join(" ").replace("ETCD_INITIAL_CLUSTER=", ""))
             .map(|part| part.trim().to_owned())
             .collect();
