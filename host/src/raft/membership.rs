@@ -213,8 +213,8 @@ impl Situation<'_> {
     fn may_add(&self, is_learner: bool) -> Result<(), ChangeRefused> {
         let (voters, started) =
             (self.voters().count(), self.voters().filter(|voter| voter.is_started()).count());
-        // A cluster of one may grow.
-        if !is_learner && !(voters == 1 && started == 1) {
+        let may_grow = voters == 1 && started == 1;
+        if !is_learner && !may_grow {
             Self::enough_started(started, voters + 1)?;
         }
         if voters > 1 && self.voters_in_touch() < quorum(voters + 1) {

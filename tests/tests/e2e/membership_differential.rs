@@ -270,8 +270,8 @@ impl Spoken<'_> {
     }
 }
 
-async fn speak<'a>(
-    etcdctl: &'a Path,
+async fn speak(
+    etcdctl: &Path,
     program: Program,
     directory: &Path,
 ) -> Result<Vec<(String, String)>> {
