@@ -99,6 +99,8 @@ pub const DIGESTS_COMPARED: usize = 32;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// Chunks waiting between the file and the connection.
 pub const SNAPSHOT_CHUNKS: usize = 8;
+/// How many entries a new voter may lack when it gets its vote; what it lacks then, the leader sends at once.
+pub const VOTER_LAG_ENTRIES: u64 = 1_024;
 /// How long a snapshot may take to reach a member; a silent connection is noticed much earlier.
 pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
 

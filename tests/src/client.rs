@@ -113,6 +113,50 @@ impl Client {
         Ok(self.maintenance.clone().status(pb::StatusRequest {}).await?.into_inner())
     }
 
+    /// The members, as this one knows them after a quorum has been asked.
+    pub async fn members(&self) -> Result<Vec<pb::Member>, Status> {
+        let request = pb::MemberListRequest { linearizable: true };
+        Ok(self.cluster.clone().member_list(request).await?.into_inner().members)
+    }
+
+    /// Adds a member with this peer URL.
+    pub async fn member_add(
+        &self,
+        peer_url: &str,
+        is_learner: bool,
+    ) -> Result<pb::MemberAddResponse, Status> {
+        let request = pb::MemberAddRequest { peer_ur_ls: vec![peer_url.to_owned()], is_learner };
+        Ok(self.cluster.clone().member_add(request).await?.into_inner())
+    }
+
+    /// Removes a member.
+    pub async fn member_remove(&self, id: u64) -> Result<Vec<pb::Member>, Status> {
+        let request = pb::MemberRemoveRequest { id };
+        Ok(self.cluster.clone().member_remove(request).await?.into_inner().members)
+    }
+
+    /// Makes a learner a voter.
+    pub async fn member_promote(&self, id: u64) -> Result<Vec<pb::Member>, Status> {
+        let request = pb::MemberPromoteRequest { id };
+        Ok(self.cluster.clone().member_promote(request).await?.into_inner().members)
+    }
+
+    /// Gives a member other peer URLs.
+    pub async fn member_update(
+        &self,
+        id: u64,
+        urls: Vec<String>,
+    ) -> Result<Vec<pb::Member>, Status> {
+        let request = pb::MemberUpdateRequest { id, peer_ur_ls: urls };
+        Ok(self.cluster.clone().member_update(request).await?.into_inner().members)
+    }
+
+    /// Makes another member the leader, if this one is.
+    pub async fn move_leader(&self, target_id: u64) -> Result<(), Status> {
+        let request = pb::MoveLeaderRequest { target_id };
+        self.maintenance.clone().move_leader(request).await.map(|_| ())
+    }
+
     /// The hash of this member's keys at a revision (0: its latest).
     pub async fn hash_kv(&self, revision: i64) -> Result<pb::HashKvResponse, Status> {
         let request = pb::HashKvRequest { revision };

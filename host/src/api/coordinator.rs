@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::raft::{ChangeRefused, MembershipChange};
 use crate::runtime::{Admission, Rejection};
 
 /// Serves requests. There is one coordinator for each client runtime (a single thread), and everything that it is
@@ -71,6 +72,15 @@ pub trait Coordinator: Send + Sync + 'static {
 
     /// The members of the cluster, in the order of their ids.
     fn members(&self) -> Vec<MemberInfo>;
+
+    /// Changes the membership, and returns all members once the change is made.
+    fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> impl Future<Output = Result<Vec<MemberInfo>, RequestError>> + Send;
+
+    /// Makes another member the leader, if this one is.
+    fn move_leader(&self, to: u64) -> impl Future<Output = Result<(), RequestError>> + Send;
 
     /// Runs on this coordinator's runtime as long as that serves clients: the place where a batch of answers that
     /// another thread handed over is given to the calls that wait for them.
@@ -186,6 +196,14 @@ pub enum RequestError {
     /// This member's state is not that of its peers.
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
+    #[error(transparent)]
+    Membership(#[from] ChangeRefused),
+    #[error("etcdserver: not leader")]
+    NotLeader,
+    #[error("etcdserver: bad leader transferee")]
+    BadLeaderTransferee,
+    #[error("etcdserver: request timed out, leader transfer took too long")]
+    TimeoutLeaderTransfer,
     /// This member cannot serve it, although the request is right; another one may.
     #[error("instar: this member cannot serve the request: {0}")]
     Unavailable(String),

@@ -20,7 +20,7 @@ use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, election, kv, lease, lock, maintenance, services};
+use super::{Settings, cluster, election, kv, lease, lock, maintenance, services};
 use crate::limits;
 
 /// What all calls of one client runtime share.
@@ -78,6 +78,11 @@ pub(super) enum Method {
     Downgrade,
     Snapshot,
     MemberList,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
+    MemberPromote,
+    MoveLeader,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -112,6 +117,11 @@ impl Method {
             "/etcdserverpb.Maintenance/Snapshot" => Method::Snapshot,
             "/etcdserverpb.Maintenance/Downgrade" => Method::Downgrade,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
+            "/etcdserverpb.Cluster/MemberAdd" => Method::MemberAdd,
+            "/etcdserverpb.Cluster/MemberRemove" => Method::MemberRemove,
+            "/etcdserverpb.Cluster/MemberUpdate" => Method::MemberUpdate,
+            "/etcdserverpb.Cluster/MemberPromote" => Method::MemberPromote,
+            "/etcdserverpb.Maintenance/MoveLeader" => Method::MoveLeader,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
@@ -342,6 +352,11 @@ async fn answer<C: Coordinator>(
         Method::Defragment => maintenance::defragment(service, headers, message).await,
         Method::Downgrade => maintenance::downgrade(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
+        Method::MemberAdd
+        | Method::MemberRemove
+        | Method::MemberUpdate
+        | Method::MemberPromote
+        | Method::MoveLeader => cluster::unary(service, method, headers, message).await,
         method @ (Method::Lock | Method::Unlock) => {
             lock::unary(service, method, headers, message).await
         }

@@ -10,6 +10,7 @@
 //! - Whatever bytes a client sends: an error or back-pressure, never a panic, never memory without a limit.
 
 mod call;
+mod cluster;
 mod concurrency;
 mod connection;
 mod coordinator;

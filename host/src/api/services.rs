@@ -76,7 +76,7 @@ pub(super) async fn member_list<C: Coordinator>(
     Ok(Frame::response(&service.header(0), response.encode_to_vec().into()))
 }
 
-fn member(member: MemberInfo) -> pb::Member {
+pub(super) fn member(member: MemberInfo) -> pb::Member {
     pb::Member {
         id: member.id,
         name: member.name,

@@ -165,7 +165,7 @@ fn a_configuration_that_cannot_work_is_refused() {
         ),
         (
             &["--initial-cluster="],
-            "--initial-cluster names 0 members; start a cluster with 1, 3 or 5",
+            "--initial-cluster names no members; write them as name=http://host:port, separated by commas",
         ),
         (
             &["--log-outputs=default,stdout"],

@@ -18,19 +18,18 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use openraft::entry::EntryPayload;
-use prost::Message;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::RequestError;
 use super::clock::ReplicatedClock;
 use super::digests::{Digest, Digests};
+use super::membership::AppliedMembership;
 use super::observer::Observer;
-use super::progress::Progress;
+use super::progress::{Expelled, Progress};
 use super::shard::Shards;
-use super::types::{self, Command, Entry, Origin, StoredMembership};
+use super::types::{Command, Entry, Origin, StoredMembership};
 use crate::limits;
 use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
 use crate::storage::{AppliedId, Defragmentation, Mark, Overlay, State, View, snapshot};
@@ -123,6 +122,7 @@ impl ApplyThread {
 
 /// What the apply thread owns.
 pub struct Applier {
+    pub own_id: u64,
     pub state: State,
     pub machine: Machine,
     pub shards: Arc<Shards>,
@@ -221,6 +221,10 @@ impl Applier {
             .map_err(io::Error::other)?;
 
         let digests = advance(&mut mark, &entries, &commands, &outcomes);
+        let membership = self.membership_after(&entries);
+        if let Some(membership) = &membership {
+            mark.membership = membership.encode();
+        }
         mark.machine = self.machine.digest();
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
@@ -228,6 +232,9 @@ impl Applier {
         self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
 
         self.clock.observe(time_ms);
+        if let Some(membership) = membership {
+            self.tell_membership(membership);
+        }
         for observer in &self.observers {
             observer.applied(&self.state.view(), &outcomes);
         }
@@ -251,6 +258,27 @@ impl Applier {
         let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
         self.shards.fail(origins, error.clone());
         self.shards.fail(entries.iter().filter_map(out_of_term), RequestError::TermOver);
+    }
+
+    /// The membership that the entries lead to; none if they leave it as it is.
+    fn membership_after(&self, entries: &[Entry]) -> Option<AppliedMembership> {
+        let mut changed = None;
+        for entry in entries {
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                let next = StoredMembership::new(Some(entry.log_id), membership.clone());
+                let before = || (*self.progress.applied_membership()).clone();
+                changed.get_or_insert_with(before).advance(next);
+            }
+        }
+        changed
+    }
+
+    fn tell_membership(&self, membership: AppliedMembership) {
+        let is_removed = membership.removed.contains(&self.own_id);
+        self.progress.set_applied_membership(membership);
+        if is_removed {
+            self.progress.set_expelled(Expelled::Removed);
+        }
     }
 
     fn make_durable(&mut self, volatile: &mut Volatile) -> io::Result<()> {
@@ -298,6 +326,14 @@ impl Applier {
         self.durable_applied_index.store(applied_index, Ordering::Release);
         self.clock.observe(view.mark().time_ms);
         self.digests.restart_from(Digest { index: applied_index, digest: view.mark().digest });
+        let membership =
+            AppliedMembership::decode(&view.mark().membership).map_err(io::Error::other)?;
+        tracing::info!(
+            index = applied_index,
+            revision = view.mark().revision,
+            "applied a snapshot that the leader sent"
+        );
+        self.tell_membership(membership);
         self.progress.set_applied(applied_index, None);
         if self.progress.is_quarantined() {
             tracing::info!(index = applied_index, "this member has a state of its peers again");
@@ -374,12 +410,6 @@ fn advance(
             before = digest.digest;
         }
         digests.push(Digest { index, digest: before });
-    }
-    for entry in entries {
-        if let EntryPayload::Membership(membership) = &entry.payload {
-            let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-            mark.membership = Bytes::from(types::stored_membership_to_pb(&stored).encode_to_vec());
-        }
     }
     if let Some(last) = entries.last() {
         mark.applied = Some(AppliedId {

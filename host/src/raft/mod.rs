@@ -12,13 +12,17 @@
 //! changed by anyone.
 
 mod apply;
+mod change_messages;
 mod clock;
 mod digests;
+mod force_new_cluster;
 mod integrity;
+mod join;
 mod lease_rounds;
 mod log_store;
 mod log_thread;
 mod membership;
+mod membership_keeper;
 mod network;
 mod node;
 mod observer;
@@ -34,12 +38,18 @@ mod tests;
 mod types;
 mod upkeep;
 mod waiters;
+mod wiring;
 
 pub use apply::rebuild;
 pub use digests::Verdict;
+pub use join::{JoinError, Joined, join, was_started_before};
 pub use lease_rounds::{LeaseAnswer, LeaseAsk, LeaseRound, LeaseTime, LeaseTimes, PeerLeaseRound};
+pub use membership::{
+    ChangePolicy, ChangeRefused, MemberRecord, MembershipChange, recorded_members,
+};
+pub use membership_keeper::ChangeError;
 pub use network::OwnIdentity;
-pub use node::{MemberRecord, Node, NodeOptions, StartError, recorded_members};
+pub use node::{Ended, MoveLeaderError, Node, NodeOptions, StartError};
 pub use observer::Observer;
 pub use progress::{Leadership, Progress};
 pub use shard::Shard;

@@ -25,13 +25,16 @@ use proto::instar::peer::peer_client::PeerClient;
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
+use super::change_messages;
 use super::digests::Digest;
 use super::integrity;
 use super::lease_rounds::{LeaseAsk, LeaseTime, LeaseTimes};
-use super::progress::Progress;
+use super::membership::MembershipChange;
+use super::membership_keeper::Attempt;
+use super::progress::{Expelled, Progress};
 use super::snapshot_stream;
 use super::state_machine::{Snapshot, SnapshotData};
-use super::types::{self, Command, DecodeError, Member, TypeConfig, Vote};
+use super::types::{self, Command, DecodeError, Member, StoredMembership, TypeConfig, Vote};
 use crate::limits;
 
 /// What a connection is for.
@@ -60,6 +63,21 @@ pub enum PeerError {
     NoLeader,
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+}
+
+impl PeerError {
+    /// Whether the peer says that this member is none any more: `peer_service` has these codes for nothing else.
+    pub fn expulsion(&self) -> Option<Expelled> {
+        match self {
+            Self::Status(status) if status.code() == tonic::Code::NotFound => {
+                Some(Expelled::Removed)
+            }
+            Self::Status(status) if status.code() == tonic::Code::DataLoss => {
+                Some(Expelled::LostData)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl From<tonic::Status> for PeerError {
@@ -205,6 +223,26 @@ impl Peers {
         }
     }
 
+    /// Asks the leader to change the membership.
+    pub async fn change_membership(
+        &self,
+        leader_id: u64,
+        change: &MembershipChange,
+    ) -> Result<Attempt, PeerError> {
+        let request = pb::ChangeMembershipRequest {
+            identity: Some(self.identity(leader_id)),
+            change: Some(change_messages::change_to_pb(change)),
+        };
+        let response = self.client(leader_id, Purpose::Request)?.change_membership(request).await?;
+        Ok(change_messages::attempt_from_pb(response.into_inner()))
+    }
+
+    /// Forgets the connections to members that are no longer there.
+    pub fn retain(&self, membership: &StoredMembership) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.retain(|(id, _), _| membership.get_node(id).is_some());
+    }
+
     pub fn identity(&self, to_member_id: u64) -> pb::Identity {
         pb::Identity {
             cluster_id: self.own.cluster_id,
@@ -294,8 +332,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// At the URL that the member has now; openraft only knows the one that it had at first.
     fn client(&self) -> Result<PeerClient<Channel>, PeerError> {
-        self.peers.client_at(self.target, &self.node, self.purpose)
+        let membership = self.peers.progress.membership();
+        let member = membership.get_node(&self.target).unwrap_or(&self.node);
+        self.peers.client_at(self.target, member, self.purpose)
     }
 
     fn vote_request(&self, request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {

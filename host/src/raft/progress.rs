@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::membership::AppliedMembership;
 use super::types::StoredMembership;
 
 /// Whether this member leads, and since which term it does or does not.
@@ -16,6 +17,15 @@ use super::types::StoredMembership;
 pub struct Leadership {
     pub term: u64,
     pub leads: bool,
+}
+
+/// Why a member is none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expelled {
+    /// By an operator.
+    Removed,
+    /// Its data directory is not the one that the others know it by.
+    LostData,
 }
 
 /// Figures of this member. Indices and terms only grow.
@@ -32,7 +42,11 @@ pub struct Progress {
     is_quarantined: AtomicBool,
     /// When a leader was last heard of, or, on the leader, a quorum; in milliseconds since the start.
     leader_seen_ms: AtomicU64,
+    /// The last one in the log, committed or not: the one that raft goes by.
     membership: ArcSwap<StoredMembership>,
+    applied_membership: ArcSwap<AppliedMembership>,
+    /// Why this member is none any more, once it has learned of it.
+    expelled: watch::Sender<Option<Expelled>>,
     applied_index: watch::Sender<u64>,
     /// Why this member cannot go on.
     failure: watch::Sender<Option<String>>,
@@ -52,6 +66,8 @@ impl Progress {
             is_quarantined: AtomicBool::new(false),
             leader_seen_ms: AtomicU64::new(0),
             membership: ArcSwap::from_pointee(StoredMembership::default()),
+            applied_membership: ArcSwap::from_pointee(AppliedMembership::default()),
+            expelled: watch::Sender::new(None),
             applied_index: watch::Sender::new(applied_index),
             failure: watch::Sender::new(None),
             task_pending: watch::Sender::new(false),
@@ -102,6 +118,19 @@ impl Progress {
 
     pub fn membership(&self) -> Arc<StoredMembership> {
         self.membership.load_full()
+    }
+
+    /// The membership as of the applied index, for whoever has waited for one.
+    pub fn applied_membership(&self) -> Arc<AppliedMembership> {
+        self.applied_membership.load_full()
+    }
+
+    /// Waits until this member has learned that it is no member any more.
+    pub async fn wait_expelled(&self) -> Expelled {
+        let mut expelled = self.expelled.subscribe();
+        // The sender lives as long as `self`.
+        let told = expelled.wait_for(Option::is_some).await;
+        told.ok().and_then(|told| *told).unwrap_or(Expelled::Removed)
     }
 
     /// Waits until the entry with this index is applied here.
@@ -170,6 +199,15 @@ impl Progress {
 
     pub(super) fn set_membership(&self, membership: Arc<StoredMembership>) {
         self.membership.store(membership);
+    }
+
+    /// To be called before `set_applied` tells of the entry.
+    pub(super) fn set_applied_membership(&self, membership: AppliedMembership) {
+        self.applied_membership.store(Arc::new(membership));
+    }
+
+    pub(super) fn set_expelled(&self, why: Expelled) {
+        self.expelled.send_replace(Some(why));
     }
 
     /// A leader (or, on the leader, a quorum) was heard of, `ago` before now.

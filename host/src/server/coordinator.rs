@@ -15,12 +15,13 @@ use crate::api::{
     Standing,
 };
 use crate::lease::Leases;
-use crate::raft::{self, Node, Shard};
+use crate::raft::{self, ChangeError, MembershipChange, MoveLeaderError, Node, Shard};
 use crate::runtime::{Admission, Answer, CallError, LocalFailure, QueryError, Reader};
 use crate::storage::Views;
 
 /// Of a store that was never written to, of which the machine has not said anything yet. etcd's.
 const FIRST_REVISION: u64 = 1;
+
 /// What all coordinators have in common.
 #[derive(Clone)]
 pub struct Shared {
@@ -116,6 +117,16 @@ impl From<raft::RequestError> for RequestError {
 
 fn answered(answer: Answer) -> Answered {
     Answered { revision: answer.revision, body: answer.body, next: answer.next }
+}
+
+fn info(member: raft::MemberRecord) -> MemberInfo {
+    MemberInfo {
+        id: member.id,
+        name: member.name,
+        peer_urls: member.peer_urls,
+        client_urls: member.client_urls,
+        is_learner: member.is_learner,
+    }
 }
 
 impl Coordinator for ClientCoordinator {
@@ -230,14 +241,26 @@ impl Coordinator for ClientCoordinator {
     }
 
     fn members(&self) -> Vec<MemberInfo> {
-        let info = |member: raft::MemberRecord| MemberInfo {
-            id: member.id,
-            name: member.name,
-            peer_urls: member.peer_urls,
-            client_urls: member.client_urls,
-            is_learner: member.is_learner,
-        };
         self.shared.node.members().into_iter().map(info).collect()
+    }
+
+    async fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> Result<Vec<MemberInfo>, RequestError> {
+        match self.shared.node.change_membership(change).await {
+            Ok(members) => Ok(members.into_iter().map(info).collect()),
+            Err(ChangeError::Refused(refused)) => Err(refused.into()),
+            Err(ChangeError::Request(error)) => Err(error.into()),
+        }
+    }
+
+    async fn move_leader(&self, to: u64) -> Result<(), RequestError> {
+        self.shared.node.move_leader(to).await.map_err(|error| match error {
+            MoveLeaderError::NotLeader => RequestError::NotLeader,
+            MoveLeaderError::BadTransferee => RequestError::BadLeaderTransferee,
+            MoveLeaderError::TimedOut => RequestError::TimeoutLeaderTransfer,
+        })
     }
 
     async fn run(self: Arc<Self>) {

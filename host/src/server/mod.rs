@@ -25,13 +25,18 @@ use crate::api::{self, BindError, Listeners, ServeError};
 use crate::config::{AutoCompaction, ClusterState, Config, Url};
 use crate::lease::{Keeper, KeeperLinks, Leases};
 use crate::limits;
-use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
+use crate::raft::{
+    self, ChangePolicy, Ended, JoinError, Node, NodeOptions, OwnIdentity, StartError,
+};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
 
 /// How long clients may take to end their calls when the member stops. With the hand-over of the leadership it stays
 /// below the 1.5 s after which etcd's users expect the process to be gone.
 const CLIENT_GRACE: Duration = Duration::from_millis(200);
+
+/// How long a member that was removed goes on, so that its clients get their answers; etcd's figure.
+const REMOVAL_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the server could not start, or had to end. Each says what to do.
 #[derive(Debug, Error)]
@@ -40,11 +45,8 @@ pub enum ServerError {
     Bind(#[from] BindError),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    #[error(
-        "--initial-cluster-state=existing is for members that join a running cluster, which is not supported yet; \
-         start all members of a new cluster with --initial-cluster-state=new"
-    )]
-    CannotJoin,
+    #[error(transparent)]
+    Join(#[from] JoinError),
     #[error(
         "{0}; if the disk is sound, move the data directory away and restore this member from its peers"
     )]
@@ -126,6 +128,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     match end {
         End::Asked => Ok(()),
         End::Failed(reason) => Err(ServerError::Failed(reason)),
+        End::Removed => Ok(()),
     }
 }
 
@@ -135,11 +138,28 @@ fn open_data(config: &Config) -> Result<DataDir, ServerError> {
         member_id: config.member_id,
         incarnation: rand::random(),
     };
-    if config.initial_cluster_state == ClusterState::Existing && !DataDir::exists(&config.data_dir)
-    {
-        return Err(ServerError::CannotJoin);
+    let joins = config.initial_cluster_state == ClusterState::Existing;
+    if DataDir::exists(&config.data_dir) {
+        // A member that has joined keeps its flags, and they describe the cluster as it was then.
+        let may_differ = joins || !config.initial_cluster_is_given;
+        return Ok(DataDir::open(&config.data_dir, fresh, may_differ)?);
     }
-    Ok(DataDir::open(&config.data_dir, fresh, !config.initial_cluster_is_given)?)
+    let (cluster, name) = (&config.initial_cluster, &config.name);
+    if joins {
+        let joined = raft::join(cluster, name, config.max_learners)?;
+        let (cluster_id, member_id) = (joined.cluster_id, joined.member_id);
+        let identity = Identity { cluster_id, member_id, ..fresh };
+        return Ok(DataDir::open(&config.data_dir, identity, false)?);
+    }
+    raft::was_started_before(cluster, name)?;
+    Ok(DataDir::open(&config.data_dir, fresh, false)?)
+}
+
+/// Whether this member begins the cluster together with the others that its flags name.
+fn begins_cluster(config: &Config, identity: &Identity) -> bool {
+    config.initial_cluster_state == ClusterState::New
+        && config.initial_cluster.cluster_id == identity.cluster_id
+        && config.member_id == identity.member_id
 }
 
 /// Tells when the state was made by another machine than the one that is built in.
@@ -158,10 +178,11 @@ fn urls(urls: &[Url]) -> Vec<String> {
 }
 
 fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
-    let members = config.initial_cluster.members.iter();
+    let identity = data.identity();
+    let begins = begins_cluster(config, identity);
+    let members = config.initial_cluster.members.iter().filter(|_| begins);
     let initial_members: BTreeMap<u64, (String, Vec<String>)> =
         members.map(|member| (member.id, (member.name.clone(), urls(&member.peer_urls)))).collect();
-    let identity = data.identity();
     let election_timeout_ms = u64::from(config.election_timeout_ms);
     NodeOptions {
         own: OwnIdentity {
@@ -180,6 +201,11 @@ fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
         // etcd's: time for a slow disk, and for an election on top.
         request_timeout: Duration::from_millis(5_000 + 2 * election_timeout_ms),
         process_incarnation: rand::random(),
+        change_policy: ChangePolicy {
+            strict: config.strict_reconfig_check,
+            max_learners: config.max_learners,
+        },
+        force_new_cluster: config.force_new_cluster && !data.is_new(),
     }
 }
 
@@ -236,6 +262,7 @@ fn coordinators(
 
 enum End {
     Asked,
+    Removed,
     Failed(String),
 }
 
@@ -256,11 +283,22 @@ fn wait_for_end(node: &Arc<Node>, config: &Config) -> Result<End, ServerError> {
         let end = tokio::select! {
             _ = terminate.recv() => End::Asked,
             _ = interrupt.recv() => End::Asked,
-            reason = node.failed() => End::Failed(reason),
+            ended = node.ended() => match ended {
+                Ended::Failed(reason) => End::Failed(reason),
+                Ended::Removed => End::Removed,
+            },
             () = ready => End::Asked,
         };
-        if let End::Asked = end {
-            tracing::info!("stopping, as the process was told to");
+        match end {
+            End::Asked => tracing::info!("stopping, as the process was told to"),
+            End::Removed => {
+                // Whoever asked this very member to remove itself is still to be answered.
+                tokio::time::sleep(REMOVAL_GRACE).await;
+                let error = "the member has been permanently removed from the cluster";
+                tracing::warn!(error, "server error");
+                tracing::warn!("data-dir used by this member must be removed");
+            }
+            End::Failed(_) => {}
         }
         Ok(end)
     })

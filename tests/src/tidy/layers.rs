@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 10] = [
 const WALLS: [(&[&str], &[&str]); 4] = [
     (
         &["tonic", "hyper", "hyper_util", "h2"],
-        &["api", "raft/network", "raft/peer_service", "raft/snapshot_stream", "raft/node"],
+        &["api", "raft/network", "raft/peer_service", "raft/snapshot_stream", "raft/join"],
     ),
     (&["wasmtime"], &["runtime"]),
     (&["openraft"], &["raft"]),

@@ -8,6 +8,8 @@ mod leases;
 mod linearizability;
 mod locks;
 mod maintenance;
+mod membership;
+mod membership_differential;
 mod raw;
 mod shapes;
 mod starting;
@@ -66,6 +68,18 @@ fn main() -> ExitCode {
         maintenance::a_member_that_goes_another_way,
         maintenance::damaged_pages,
         maintenance::automatic_compaction,
+        membership::grows_and_shrinks_under_load,
+        membership::a_lost_member_is_replaced,
+        membership::a_newcomer_gets_a_snapshot,
+        membership::removed_members_stop,
+        membership::a_new_cluster_is_forced,
+        membership::learners,
+        membership::a_promotion_survives,
+        membership::the_leader_moves,
+        membership::a_member_moves,
+        membership::changes_with_kills,
+        membership_differential::refusals_are_etcds,
+        membership_differential::etcdctl_prints_the_same,
         hostile::bytes_that_are_no_message,
         hostile::oversized_requests,
         hostile::idle_connections,

@@ -80,6 +80,17 @@ impl Coordinator for Nothing {
     fn members(&self) -> Vec<MemberInfo> {
         Vec::new()
     }
+
+    async fn change_membership(
+        &self,
+        _: MembershipChange,
+    ) -> Result<Vec<MemberInfo>, RequestError> {
+        Ok(Vec::new())
+    }
+
+    async fn move_leader(&self, _: u64) -> Result<(), RequestError> {
+        Ok(())
+    }
 }
 
 /// Processor time of the server's threads so far, in microseconds. They are known by their names.

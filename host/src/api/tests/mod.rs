@@ -25,6 +25,7 @@ use super::{
     Server, Settings, SnapshotFile, Standing, serve,
 };
 use crate::config::Url;
+use crate::raft::{ChangeRefused, MembershipChange};
 use crate::runtime::{Admission, Rejection, Route};
 
 pub(super) const SETTINGS: Settings = Settings {
@@ -256,6 +257,20 @@ impl Coordinator for Fake {
             client_urls: vec!["http://localhost:2379".into()],
             is_learner: false,
         }]
+    }
+
+    async fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> Result<Vec<MemberInfo>, RequestError> {
+        match change {
+            MembershipChange::Add { .. } => Ok(self.members()),
+            _ => Err(ChangeRefused::MemberNotFound.into()),
+        }
+    }
+
+    async fn move_leader(&self, to: u64) -> Result<(), RequestError> {
+        if to == 0xa1 { Ok(()) } else { Err(RequestError::BadLeaderTransferee) }
     }
 }
 
