@@ -11,6 +11,7 @@
 //! each. Only this module names openraft, and of its settings those in `node` that keep data safe are not to be
 //! changed by anyone.
 
+mod acknowledgements;
 mod apply;
 mod change_messages;
 mod clock;

@@ -25,6 +25,7 @@ use proto::instar::peer::peer_client::PeerClient;
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
+use super::acknowledgements::Acknowledgements;
 use super::change_messages;
 use super::digests::Digest;
 use super::integrity;
@@ -34,7 +35,7 @@ use super::membership_keeper::Attempt;
 use super::progress::{Expelled, Progress};
 use super::snapshot_stream;
 use super::state_machine::{Snapshot, SnapshotData};
-use super::types::{self, Command, DecodeError, Member, StoredMembership, TypeConfig, Vote};
+use super::types::{self, Command, DecodeError, LogId, Member, StoredMembership, TypeConfig, Vote};
 use crate::limits;
 
 /// What a connection is for.
@@ -359,14 +360,31 @@ impl Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         let identity = self.peers.identity(self.target);
-        let requests = input.map(move |request| append_request(&request, &identity));
+        let acknowledgements = Arc::new(Acknowledgements::default());
+        let expected = acknowledgements.clone();
+        let requests = input.map(move |request| {
+            expected.expect(end_of(&request));
+            append_request(&request, &identity)
+        });
         let responses = self.client()?.append(requests).await?.into_inner();
         let results = responses.map(|response| {
             let response = response.map_err(PeerError::from)?;
             Ok(append_result(response).map_err(PeerError::from)?)
         });
-        Ok(Box::pin(results))
+        let told = results.filter(move |result| {
+            let tell = match result {
+                Ok(Ok(matching)) => acknowledgements.settle(*matching),
+                _ => true,
+            };
+            std::future::ready(tell)
+        });
+        Ok(Box::pin(told))
     }
+}
+
+/// The last entry of a request, or the one that it follows if it has none.
+fn end_of(request: &AppendEntriesRequest<TypeConfig>) -> Option<LogId> {
+    request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id)
 }
 
 fn append_request(
@@ -424,7 +442,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let sent = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let sent = end_of(&request);
         let exchange = async {
             let mut results = self.append_stream(futures_util::stream::iter([request])).await?;
             Ok::<_, PeerError>(results.next().await)

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         surviving::a_full_disk,
         surviving::what_ends_etcd,
         linearizability::under_kills_and_pauses,
+        linearizability::under_leaders_that_wake_up,
         linearizability::of_one_member,
         locks::answers_are_etcds,
         locks::one_owner_at_a_time,
