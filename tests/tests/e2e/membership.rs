@@ -224,9 +224,15 @@ pub async fn learners(scene: Scene) -> Result<Verdict> {
         ("member add", refused(learner.member_add("http://127.0.0.1:1", true).await)),
         ("hash", refused(learner.hash_kv(0).await)),
         ("move leader", refused(learner.move_leader(id).await)),
+        ("grant", refused(learner.grant(1, 60).await)),
+        ("time to live", refused(learner.time_to_live(1).await)),
+        ("keep alive", refused(learner.keep_alive(1).await)),
     ] {
         ensure!(answer == not_for_learners, "{what}: {answer:?}");
     }
+    let snapshot = learner.maintenance.clone().snapshot(pb::SnapshotRequest {}).await?;
+    let first = snapshot.into_inner().message().await?.context("a snapshot")?;
+    ensure!(first.remaining_bytes > 0, "{} bytes are left", first.remaining_bytes);
     let bad = refused(client.move_leader(id).await);
     let text = "etcdserver: bad leader transferee";
     ensure!(bad == Some((Code::FailedPrecondition, text.into())), "{bad:?}");
