@@ -4,9 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use crate::lease_request::LeaseGrant;
 use crate::rejection::Rejection;
 use crate::request::{AlarmAction, DeleteRange, Op, Put, Range, Request, Txns};
 use crate::txn;
+
+/// The longest time to live, in seconds.
+const LEASE_TTL_MAX: i64 = 9_000_000_000;
 
 /// How a request is to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +45,17 @@ pub fn check(request: &Request<'_>, operations: u32) -> Result<(), Rejection> {
             check_overlaps(txns, &txn.failure)?;
             Ok(())
         }
+        Request::LeaseGrant(grant) => check_lease_grant(grant),
         Request::Unknown => Err(Rejection::unknown_request()),
         Request::Compaction(_)
         | Request::CompactionStep(_)
         | Request::HashKv(_)
         | Request::Hash
+        | Request::LeaseRevoke(_)
+        | Request::LeaseCheckpoint(_)
+        | Request::LeaseExpiry(_)
+        | Request::LeaseTimeToLive(_)
+        | Request::LeaseLeases
         | Request::Alarm(_)
         | Request::WatchStep(_) => Ok(()),
     }
@@ -64,12 +74,19 @@ pub fn admission(request: &Request<'_>) -> Admission {
             (read(txn::is_serializable(txns)), txn::is_heavy(txns))
         }
         Request::HashKv(_) | Request::Hash | Request::WatchStep(_) => (Route::LocalRead, true),
+        // Whether the leader knows the lease was asked before.
+        Request::LeaseTimeToLive(ask) => (Route::LocalRead, ask.keys),
+        Request::LeaseLeases => (Route::LocalRead, true),
         Request::Alarm(alarm) if alarm.action == AlarmAction::Get => (Route::Read, false),
         Request::Put(_)
         | Request::DeleteRange(_)
         | Request::Txn(_)
         | Request::Compaction(_)
         | Request::CompactionStep(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseCheckpoint(_)
+        | Request::LeaseExpiry(_)
         | Request::Alarm(_)
         | Request::Unknown => (Route::Write, false),
     };
@@ -110,6 +127,11 @@ fn check_put(put: &Put<'_>) -> Result<(), Rejection> {
         return Err(Rejection::lease_provided());
     }
     Ok(())
+}
+
+/// The shortest time to live is the host's to raise: it depends on how long elections take.
+fn check_lease_grant(grant: &LeaseGrant) -> Result<(), Rejection> {
+    if grant.ttl > LEASE_TTL_MAX { Err(Rejection::lease_ttl_too_large()) } else { Ok(()) }
 }
 
 fn check_delete_range(delete: &DeleteRange<'_>) -> Result<(), Rejection> {

@@ -56,9 +56,13 @@ impl Raised {
 /// compaction's steps, which only finish what was begun before.
 pub fn check(state: &State, request: &Request<'_>) -> Result<(), Rejection> {
     let writes = match request {
-        Request::Put(_) => Writes { at_all: true, adds: true },
+        Request::Put(_) | Request::LeaseGrant(_) => Writes { at_all: true, adds: true },
         Request::Txn(txns) => Writes { at_all: true, adds: txns.has_put() },
-        Request::DeleteRange(_) | Request::Compaction(_) => Writes { at_all: true, adds: false },
+        // A lease that is over is revoked, whoever asks for it: its time waits for the alarm to be disarmed.
+        Request::DeleteRange(_)
+        | Request::Compaction(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseExpiry(_) => Writes { at_all: true, adds: false },
         _ => Writes { at_all: false, adds: false },
     };
     match state.raised {

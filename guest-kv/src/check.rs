@@ -4,16 +4,18 @@
 //! 2. Every row of `key` is well formed, not above the store's revision, and has exactly one row in the index: in
 //!    `current`, with nothing of its key behind it, or in `history`.
 //! 3. The index has no further rows: the numbers are equal.
-//! 4. In `history`, a superseded revision has a successor, whose version is one more unless a tombstone is between.
+//! 4. A live key with a lease is attached to it, and nothing else is attached; every lease is well formed.
+//! 5. In `history`, a superseded revision has a successor, whose version is one more unless a tombstone is between.
 
 use std::ops::ControlFlow;
 
 use crate::Progress;
 use crate::index::{self, Entry, Past};
+use crate::lease;
 use crate::revision::Revision;
 use crate::row::KeyValue;
 use crate::state::State;
-use crate::tables::{CURRENT, HISTORY, KEY, Tables};
+use crate::tables::{ATTACHED, CURRENT, HISTORY, KEY, LEASE, Tables};
 
 /// Rows of a step.
 const STEP_ROWS: u32 = 2000;
@@ -21,6 +23,8 @@ const STEP_ROWS: u32 = 2000;
 /// The first byte of a cursor says which walk it is in; behind it is the key to go on with.
 const KEYS: u8 = 1;
 const PASTS: u8 = 2;
+const LEASES: u8 = 3;
+const ATTACHMENTS: u8 = 4;
 
 /// Checks from `cursor` on; empty begins. An error names the first invariant that does not hold.
 pub fn check<T: Tables>(tables: &T, cursor: &[u8]) -> Result<Progress, String> {
@@ -30,7 +34,15 @@ pub fn check<T: Tables>(tables: &T, cursor: &[u8]) -> Result<Progress, String> {
             Ok(Progress::More(vec![KEYS]))
         }
         [KEYS, start @ ..] => walk(tables, KEY, start, KEYS, Some(PASTS), check_row),
-        [PASTS, start @ ..] => walk(tables, HISTORY, start, PASTS, None, check_past),
+        [PASTS, start @ ..] => walk(tables, HISTORY, start, PASTS, Some(LEASES), check_past),
+        [LEASES, start @ ..] => {
+            walk(tables, LEASE, start, LEASES, Some(ATTACHMENTS), |_, key, row| {
+                lease::check_row(key, row)
+            })
+        }
+        [ATTACHMENTS, start @ ..] => {
+            walk(tables, ATTACHED, start, ATTACHMENTS, None, check_attachment)
+        }
         _ => Err("the cursor is none of this machine's".to_owned()),
     }
 }
@@ -94,9 +106,12 @@ fn check_row<T: Tables>(tables: &T, key: &[u8], row: &[u8]) -> Result<(), String
     if !well_formed {
         return fail("the row's numbers are impossible");
     }
-    let entry = Entry::new(revision, kv.create_revision, kv.version);
+    let entry = Entry::new(revision, kv.create_revision, kv.version).with_lease(kv.lease);
     let newest = index::newest(tables, kv.key);
     if !tombstone && newest == Some(entry) {
+        if kv.lease != 0 && !lease::is_attached(tables, kv.lease, kv.key) {
+            return fail("the key is not attached to its lease");
+        }
         return match index::newest_past(tables, kv.key) {
             Some(past) if past > revision => {
                 fail("the index has it as the newest, which it is not")
@@ -110,6 +125,16 @@ fn check_row<T: Tables>(tables: &T, key: &[u8], row: &[u8]) -> Result<(), String
     match index::past_is(tables, kv.key, &entry, tombstone) {
         true => Ok(()),
         false => fail("the index does not have it"),
+    }
+}
+
+fn check_attachment<T: Tables>(tables: &T, key: &[u8], _: &[u8]) -> Result<(), String> {
+    let Some((lease, user_key)) = lease::parse_attachment(key) else {
+        return Err(format!("the attached table has the malformed row {key:?}"));
+    };
+    match index::newest(tables, user_key) {
+        Some(entry) if entry.lease() == lease => Ok(()),
+        _ => Err(format!("{user_key:?} is attached to lease {lease:x}, which is not its own")),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The key index: which revision of which key is where. Both of its tables are derived from the `key` table.
 //!
 //! - `current` holds the live keys and nothing else: user key -> *entry*. An entry is 33 bytes: the revision key of
-//!   the newest row (17), create revision and version (8 each, big-endian).
+//!   the newest row (17), create revision and version (8 each, big-endian); and, of a key that is attached to a lease,
+//!   8 more: the lease's id.
 //! - `history` holds what `current` does not: superseded revisions and tombstones. Its key is the escaped user key
 //!   followed by main and sub revision (8 bytes big-endian each), its value create revision and version (8 each) and
 //!   a byte, 1 for a tombstone.
@@ -19,31 +20,43 @@ use crate::row::corrupt;
 use crate::state::State;
 use crate::tables::{CURRENT, HISTORY, Tables};
 
+/// Of a key without a lease.
 pub const ENTRY_LENGTH: usize = 33;
+const LEASED_ENTRY_LENGTH: usize = ENTRY_LENGTH + 8;
 pub const HISTORY_VALUE_LENGTH: usize = 17;
 
 /// Where the newest row of a key at some revision is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry([u8; ENTRY_LENGTH]);
+pub struct Entry([u8; LEASED_ENTRY_LENGTH]);
 
 impl Entry {
     pub fn new(revision: Revision, create_revision: i64, version: i64) -> Self {
-        let mut bytes = [0; ENTRY_LENGTH];
+        let mut bytes = [0; LEASED_ENTRY_LENGTH];
         bytes[..17].copy_from_slice(&revision.key());
         bytes[17..25].copy_from_slice(&create_revision.to_be_bytes());
-        bytes[25..].copy_from_slice(&version.to_be_bytes());
+        bytes[25..33].copy_from_slice(&version.to_be_bytes());
         Entry(bytes)
     }
 
-    pub fn parse(row: &[u8]) -> Self {
-        match row.try_into() {
-            Ok(bytes) => Entry(bytes),
-            Err(_) => corrupt("a row of the current table has another length"),
-        }
+    /// The same, of a key that is attached to this lease; 0 is none.
+    pub fn with_lease(mut self, lease: i64) -> Self {
+        self.0[ENTRY_LENGTH..].copy_from_slice(&lease.to_be_bytes());
+        self
     }
 
-    pub fn bytes(&self) -> &[u8; ENTRY_LENGTH] {
-        &self.0
+    pub fn parse(row: &[u8]) -> Self {
+        let mut bytes = [0; LEASED_ENTRY_LENGTH];
+        match row.len() {
+            ENTRY_LENGTH => bytes[..ENTRY_LENGTH].copy_from_slice(row),
+            LEASED_ENTRY_LENGTH => bytes.copy_from_slice(row),
+            _ => corrupt("a row of the current table has another length"),
+        }
+        Entry(bytes)
+    }
+
+    /// The row of `current`.
+    pub fn row(&self) -> &[u8] {
+        if self.lease() == 0 { &self.0[..ENTRY_LENGTH] } else { &self.0 }
     }
 
     /// The key of its row in the `key` table.
@@ -68,6 +81,11 @@ impl Entry {
 
     pub fn version(&self) -> i64 {
         self.number(25)
+    }
+
+    /// The lease that the key is attached to; 0 if there is none.
+    pub fn lease(&self) -> i64 {
+        self.number(ENTRY_LENGTH)
     }
 
     fn number(&self, at: usize) -> i64 {
@@ -153,7 +171,7 @@ pub fn history_key(mut escaped_key: Vec<u8>, revision: Revision) -> Vec<u8> {
 /// Notes that the newest revision of a key is superseded.
 pub fn put_superseded<T: Tables>(tables: &mut T, key: &[u8], entry: &Entry) {
     let mut value = [0; HISTORY_VALUE_LENGTH];
-    value[..16].copy_from_slice(&entry.bytes()[KEY_LENGTH..]);
+    value[..16].copy_from_slice(&entry.0[KEY_LENGTH..ENTRY_LENGTH]);
     tables.put(HISTORY, &history_key(escaped(key), entry.revision()), &value);
 }
 

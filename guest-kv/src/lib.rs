@@ -5,8 +5,8 @@
 //! native host bring their own.
 //!
 //! ```text
-//! command -> request -> admission -> alarm -> { write, txn, compaction } -> index + rows -> outcome
-//! query   -> request -> admission -> { range, stream, txn, hash } -> answer
+//! command -> request -> admission -> alarm -> { write, txn, compaction, lease } -> index + rows -> outcome
+//! query   -> request -> admission -> { range, stream, txn, hash, lease } -> answer
 //! ```
 //!
 //! Invariants:
@@ -22,6 +22,8 @@ mod check;
 mod compaction;
 mod hash;
 mod index;
+mod lease;
+mod lease_request;
 mod listing;
 mod range;
 mod rebuild;
@@ -88,7 +90,7 @@ pub struct Outcome {
     pub response: Result<Vec<u8>, Rejection>,
     /// The store's revision after the command.
     pub revision: u64,
-    /// The rows of the `key` table that the command wrote, in order.
+    /// The rows of the `key` table that the command wrote, in order, and those of `lease` that it wrote or removed.
     pub events: Vec<Row>,
     /// Whether a compaction has rows to remove.
     pub task_pending: bool,
@@ -137,7 +139,7 @@ pub fn admit(request: &[u8], limits: RequestLimits) -> Result<Admission, Rejecti
 /// Applies one committed command.
 pub fn apply<T: Tables>(tables: &mut T, entry: Entry<'_>) -> Outcome {
     let state = State::read(tables);
-    let (response, state, events) = match run(tables, state, entry.command) {
+    let (response, state, events) = match run(tables, state, entry) {
         Ok(applied) => (Ok(applied.body), applied.state, applied.events),
         Err(rejection) => (Err(rejection), state, Vec::new()),
     };
@@ -176,6 +178,8 @@ pub fn query<T: Tables>(
         Request::CompactionStep(_) => answer.append(&compaction::progress(tables)),
         Request::HashKv(revision) => answer.append(&hash::hash_kv(tables, &view, *revision)?),
         Request::Hash => answer.append(&hash::hash(tables)),
+        Request::LeaseTimeToLive(ask) => answer.append(&lease::time_to_live(tables, ask)?),
+        Request::LeaseLeases => answer.append(&lease::list(tables)),
         Request::Alarm(alarm) if alarm.action == AlarmAction::Get => {
             answer.append(&alarm::list(tables, alarm.kind));
         }
@@ -184,6 +188,10 @@ pub fn query<T: Tables>(
         | Request::DeleteRange(_)
         | Request::Txn(_)
         | Request::Compaction(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseCheckpoint(_)
+        | Request::LeaseExpiry(_)
         | Request::Alarm(_)
         | Request::Unknown => return Err(Rejection::not_a_query()),
     }
@@ -212,8 +220,8 @@ struct Applied {
     events: Vec<Row>,
 }
 
-fn run<T: Tables>(tables: &mut T, state: State, command: &[u8]) -> Result<Applied, Rejection> {
-    let request = Request::parse(command).map_err(|_| Rejection::malformed())?;
+fn run<T: Tables>(tables: &mut T, state: State, entry: Entry<'_>) -> Result<Applied, Rejection> {
+    let request = Request::parse(entry.command).map_err(|_| Rejection::malformed())?;
     // The operator's limit is none of the machine's: members may differ in it.
     admission::check(&request, u32::MAX)?;
     alarm::check(&state, &request)?;
@@ -233,6 +241,10 @@ fn run<T: Tables>(tables: &mut T, state: State, command: &[u8]) -> Result<Applie
             let state = compaction::step(tables, state, step);
             Ok(Applied { body: compaction::progress(tables), state, events: Vec::new() })
         }
+        Request::LeaseGrant(grant) => lease::grant(tables, state, entry.index, grant),
+        Request::LeaseRevoke(id) => lease::revoke(tables, state, *id),
+        Request::LeaseCheckpoint(checkpoints) => Ok(lease::checkpoint(tables, state, checkpoints)),
+        Request::LeaseExpiry(expiry) => Ok(lease::expire(tables, state, expiry)),
         Request::Alarm(alarm) => {
             let (body, state) = alarm::execute(tables, state, alarm)?;
             Ok(Applied { body, state, events: Vec::new() })
@@ -242,6 +254,8 @@ fn run<T: Tables>(tables: &mut T, state: State, command: &[u8]) -> Result<Applie
         | Request::HashKv(_)
         | Request::Hash
         | Request::WatchStep(_)
+        | Request::LeaseTimeToLive(_)
+        | Request::LeaseLeases
         | Request::Unknown => Err(Rejection::not_a_command()),
     }
 }

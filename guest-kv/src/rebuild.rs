@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::Progress;
 use crate::index::{self, Entry};
+use crate::lease;
 use crate::revision::Revision;
 use crate::row::{KeyValue, corrupt};
 use crate::state::State;
@@ -20,19 +21,21 @@ pub fn rebuild<T: Tables>(tables: &mut T, cursor: &[u8]) -> Progress {
             corrupt("a key of the key table is no revision")
         };
         let kv = KeyValue::expect(row);
-        let entry = Entry::new(revision, kv.create_revision, kv.version);
+        let entry = Entry::new(revision, kv.create_revision, kv.version).with_lease(kv.lease);
         rows.push((kv.key.to_vec(), entry, tombstone));
         ControlFlow::Continue(())
     });
     for (key, entry, tombstone) in rows {
-        if let Some(old) = index::newest(tables, &key) {
-            index::put_superseded(tables, &key, &old);
+        let old = index::newest(tables, &key);
+        if let Some(old) = &old {
+            index::put_superseded(tables, &key, old);
         }
+        lease::reattach(tables, &key, old.map_or(0, |old| old.lease()), entry.lease());
         if tombstone {
             index::put_tombstone(tables, &key, entry.revision());
             tables.delete(CURRENT, &key);
         } else {
-            tables.put(CURRENT, &key, entry.bytes());
+            tables.put(CURRENT, &key, entry.row());
         }
     }
     match next {

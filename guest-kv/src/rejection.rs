@@ -24,6 +24,7 @@ impl Rejection {
 const INVALID_ARGUMENT: u32 = 3;
 const NOT_FOUND: u32 = 5;
 const RESOURCE_EXHAUSTED: u32 = 8;
+const FAILED_PRECONDITION: u32 = 9;
 const OUT_OF_RANGE: u32 = 11;
 const UNIMPLEMENTED: u32 = 12;
 const INTERNAL: u32 = 13;
@@ -54,6 +55,8 @@ rejections! {
     corrupt_cluster = DATA_LOSS, "etcdserver: corrupt cluster";
     unknown_alarm_action = INVALID_ARGUMENT, "instar: an alarm can be got, activated and deactivated";
     lease_not_found = NOT_FOUND, "etcdserver: requested lease not found";
+    lease_exists = FAILED_PRECONDITION, "etcdserver: lease already exists";
+    lease_ttl_too_large = OUT_OF_RANGE, "etcdserver: too large lease TTL";
     stream_sort = UNIMPLEMENTED, "RangeStream does not support custom sort orders";
     stream_filter = UNIMPLEMENTED, "RangeStream does not support revision filters";
     unknown_request = UNIMPLEMENTED, "instar: the state machine does not know this request";

@@ -3,6 +3,7 @@
 //! A field that occurs twice is merged as protobuf demands: the last scalar wins, messages are merged. What is only
 //! wrong in etcd's eyes (an empty key, an unknown sort order) is no matter of this module: see `admission`.
 
+use crate::lease_request::{self, LeaseExpiry, LeaseGrant, LeaseTimeToLive};
 use crate::wire::{self, Content, Fields, Malformed};
 
 /// How deep transactions may nest below the outermost. It is what etcd's default limit of 128 operations comes to,
@@ -433,6 +434,14 @@ pub enum Request<'a> {
     /// The revision to hash.
     HashKv(i64),
     Hash,
+    LeaseGrant(LeaseGrant),
+    /// The lease to revoke.
+    LeaseRevoke(i64),
+    /// Leases and what is left of their time, in seconds.
+    LeaseCheckpoint(Vec<(i64, i64)>),
+    LeaseExpiry(LeaseExpiry),
+    LeaseTimeToLive(LeaseTimeToLive),
+    LeaseLeases,
     Alarm(Alarm),
     WatchStep(WatchStep),
     /// A request of etcd's that this machine does not know yet, or none at all.
@@ -453,6 +462,12 @@ impl<'a> Request<'a> {
                 5 => {
                     parse_revision(message)?;
                     request = Request::Hash;
+                }
+                6 => request = Request::LeaseExpiry(LeaseExpiry::parse(message)?),
+                7 => request = Request::LeaseTimeToLive(LeaseTimeToLive::parse(message)?),
+                8 => {
+                    parse_revision(message)?;
+                    request = Request::LeaseLeases;
                 }
                 16 => request = Request::WatchStep(parse_watch_step(message)?),
                 _ => {}
@@ -489,10 +504,15 @@ impl<'a> Request<'a> {
                     request = Request::Txn(txns);
                 }
                 7 => request = Request::Compaction(parse_revision(message)?),
+                8 => request = Request::LeaseGrant(LeaseGrant::parse(message)?),
+                9 => request = Request::LeaseRevoke(parse_revision(message)?),
                 10 => {
                     let mut alarm = Alarm::default();
                     alarm.merge(message)?;
                     request = Request::Alarm(alarm);
+                }
+                11 => {
+                    request = Request::LeaseCheckpoint(lease_request::parse_checkpoints(message)?);
                 }
                 _ => {}
             }
@@ -534,7 +554,7 @@ fn parse_watch_step(message: &[u8]) -> Result<WatchStep, Malformed> {
     Ok(step)
 }
 
-/// A message whose field 1 is a revision, if it has one.
+/// A message whose field 1 is a number, a revision mostly, if it has one.
 fn parse_revision(message: &[u8]) -> Result<i64, Malformed> {
     let mut revision = 0;
     let mut fields = Fields::new(message);

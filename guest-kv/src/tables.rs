@@ -18,6 +18,12 @@ pub const CURRENT: Table = 3;
 pub const HISTORY: Table = 4;
 /// One row: the revisions that nearly every call needs. See `state`.
 pub const STATE: Table = 5;
+/// etcd's `lease` bucket: id (8 bytes big-endian) -> marshalled leasepb.Lease. See `lease`.
+pub const LEASE: Table = 6;
+/// Beside each lease: the log index that granted it. See `lease`.
+pub const LEASE_GRANT: Table = 7;
+/// The keys of each lease. See `lease`.
+pub const ATTACHED: Table = 8;
 /// etcd's `alarm` bucket. See `alarm`.
 pub const ALARM: Table = 12;
 
@@ -36,12 +42,15 @@ pub struct TableDescription {
 }
 
 /// The tables that `describe` declares.
-pub const DESCRIPTIONS: [TableDescription; 6] = [
+pub const DESCRIPTIONS: [TableDescription; 9] = [
     TableDescription { table: KEY, name: "key", kind: TableKind::Durable },
     TableDescription { table: META, name: "meta", kind: TableKind::Durable },
     TableDescription { table: CURRENT, name: "current", kind: TableKind::Derived },
     TableDescription { table: HISTORY, name: "history", kind: TableKind::Derived },
     TableDescription { table: STATE, name: "state", kind: TableKind::Derived },
+    TableDescription { table: LEASE, name: "lease", kind: TableKind::Durable },
+    TableDescription { table: LEASE_GRANT, name: "lease_grant", kind: TableKind::Durable },
+    TableDescription { table: ATTACHED, name: "attached", kind: TableKind::Derived },
     TableDescription { table: ALARM, name: "alarm", kind: TableKind::Durable },
 ];
 

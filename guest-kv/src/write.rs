@@ -7,13 +7,14 @@ use std::ops::ControlFlow;
 
 use crate::Row;
 use crate::index::{self, Entry};
+use crate::lease;
 use crate::range;
 use crate::rejection::Rejection;
 use crate::request::{DeleteRange, Put, Span};
 use crate::revision::Revision;
-use crate::row::KeyValue;
+use crate::row::{KeyValue, corrupt};
 use crate::state::State;
-use crate::tables::{CURRENT, KEY, Tables};
+use crate::tables::{CURRENT, KEY, LEASE, Tables};
 use crate::wire;
 
 /// Keys that are collected before they are deleted.
@@ -40,6 +41,15 @@ impl<'t, T: Tables> Writer<'t, T> {
 
     pub fn tables(&self) -> &T {
         self.tables
+    }
+
+    pub fn tables_mut(&mut self) -> &mut T {
+        self.tables
+    }
+
+    /// Tells watchers of a lease that was written or removed.
+    pub fn note_lease(&mut self, row_key: &[u8]) {
+        self.events.push(Row { table: LEASE, key: row_key.to_vec() });
     }
 
     /// What a read within the transaction sees.
@@ -92,6 +102,14 @@ impl<'t, T: Tables> Writer<'t, T> {
         out.extend_from_slice(&rows);
     }
 
+    /// Deletes a key that is known to be alive.
+    pub fn delete_key(&mut self, key: &[u8]) {
+        match index::newest(self.tables, key) {
+            Some(old) => self.delete(key, &old, None),
+            None => corrupt("a key that is attached to a lease is not alive"),
+        }
+    }
+
     fn write(&mut self, kv: KeyValue<'_>, old: Option<Entry>) {
         let revision = self.next_revision();
         let (create_revision, version) = match old {
@@ -103,9 +121,10 @@ impl<'t, T: Tables> Writer<'t, T> {
         };
         let mod_revision = revision.main;
         let kv = KeyValue { create_revision, mod_revision, version, ..kv };
-        let entry = Entry::new(revision, create_revision, version);
-        self.tables.put(CURRENT, kv.key, entry.bytes());
+        let entry = Entry::new(revision, create_revision, version).with_lease(kv.lease);
+        self.tables.put(CURRENT, kv.key, entry.row());
         self.tables.put(KEY, entry.row_key(), &kv.encode());
+        lease::reattach(self.tables, kv.key, old.map_or(0, |old| old.lease()), kv.lease);
         self.events.push(Row { table: KEY, key: entry.row_key().to_vec() });
     }
 
@@ -141,6 +160,7 @@ impl<'t, T: Tables> Writer<'t, T> {
         index::put_tombstone(self.tables, key, revision);
         self.tables.delete(CURRENT, key);
         self.tables.put(KEY, &row_key, &KeyValue { key, ..KeyValue::default() }.encode());
+        lease::reattach(self.tables, key, old.lease(), 0);
         self.events.push(Row { table: KEY, key: row_key.to_vec() });
     }
 
@@ -153,7 +173,7 @@ impl<'t, T: Tables> Writer<'t, T> {
 
 /// Refuses a put that the state does not allow, in etcd's order.
 pub fn check_put<T: Tables>(tables: &T, put: &Put<'_>) -> Result<(), Rejection> {
-    if put.lease != 0 {
+    if put.lease != 0 && !lease::exists(tables, put.lease) {
         return Err(Rejection::lease_not_found());
     }
     if (put.ignore_value || put.ignore_lease) && index::newest(tables, put.key).is_none() {

@@ -83,6 +83,10 @@ pub const PROPOSAL_BATCHES: usize = 1_024;
 pub const FORWARDED_BATCHES: usize = 64;
 /// Rounds of reads waiting for their index: one a client runtime.
 pub const READ_ROUNDS: usize = 256;
+/// Questions of followers about leases that wait for the lease keeper; a follower has one under way at a time.
+pub const PEER_LEASE_ROUNDS: usize = 64;
+/// Leases in one question to the leader; more have to wait for the next.
+pub const LEASE_ROUND_ASKS: usize = 10_000;
 /// One message between members. No entry can be larger: `--max-request-bytes` stays below it.
 pub const PEER_MESSAGE_BYTES: usize = 64 << 20;
 /// What a member sends a peer ahead of its acknowledgement, a stream; a connection has twice that.
@@ -95,6 +99,8 @@ pub const DIGESTS_COMPARED: usize = 32;
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// Chunks waiting between the file and the connection.
 pub const SNAPSHOT_CHUNKS: usize = 8;
+/// How many entries a new voter may lack when it gets its vote; what it lacks then, the leader sends at once.
+pub const VOTER_LAG_ENTRIES: u64 = 1_024;
 /// How long a snapshot may take to reach a member; a silent connection is noticed much earlier.
 pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
 
@@ -143,6 +149,15 @@ pub const WATCH_RETRY: Duration = Duration::from_millis(100);
 pub const WATCHERS: usize = 1_000_000;
 /// Keys and ends of ranges of those.
 pub const WATCHER_KEYS_BYTES: usize = 256 << 20;
+
+// --- lease --------------------------------------------------------------------------------------------------------
+
+/// Leases that one command revokes because their time is over; it ends earlier if they have many keys.
+pub const LEASES_PER_EXPIRY: usize = 500;
+/// Leases whose remaining time one command notes; etcd's maxLeaseCheckpointBatchSize.
+pub const LEASES_PER_CHECKPOINT: usize = 1_000;
+/// Keep-alives and questions about leases of one client runtime that wait for the leader; beyond that they are refused.
+pub const LEASE_ASKS_PER_SHARD: usize = 100_000;
 
 // --- server -------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ package! {
     etcdserverpb = "etcdserverpb",
     membershippb = "membershippb",
     mvccpb = "mvccpb",
+    v3electionpb = "v3electionpb",
+    v3lockpb = "v3lockpb",
 }
 
 pub mod grpc {

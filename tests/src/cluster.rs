@@ -3,6 +3,7 @@
 //! Every member gets two ports of its own, its data directory and a log file below one directory.
 //! Processes never outlive the value that stands for them.
 
+mod growth;
 mod member;
 mod ports;
 mod program;

@@ -5,10 +5,12 @@ use proto::etcdserverpb::compare::TargetUnion;
 use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::{
     CompactionRequest, Compare, DeleteRangeRequest, HashKvRequest, HashRequest,
-    InternalRaftRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest,
+    LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest,
+    RequestOp, TxnRequest,
 };
 use proto::instar::kv::request::Kind;
-use proto::instar::kv::{RangeStreamStep, Request};
+use proto::instar::kv::{LeaseExpiry, RangeStreamStep, Request, lease_expiry};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -44,12 +46,18 @@ pub struct Hints {
     /// Keys to choose from.
     pub keys: usize,
     pub compactions: bool,
+    /// The leases that there are, each with the index of the entry that granted it.
+    pub leases: Vec<(i64, u64)>,
 }
+
+/// Ids of leases: small, negative, with every byte.
+const LEASES: [i64; 6] = [1, 2, 7, -1, i64::MIN, 0x0102_0304_0506_0708];
 
 /// The next step.
 pub fn step(rng: &mut StdRng, hints: &Hints) -> Step {
     match rng.random_range(0..1000) {
-        0..330 => request(etcd(|r| r.put = Some(put(rng, hints)))),
+        0..60 => lease(rng, hints),
+        60..330 => request(etcd(|r| r.put = Some(put(rng, hints)))),
         330..430 => request(etcd(|r| r.delete_range = Some(delete_range(rng, hints)))),
         430..433 => request(etcd(|r| {
             let everything = Bytes::from_static(b"\0");
@@ -143,10 +151,59 @@ fn put(rng: &mut StdRng, hints: &Hints) -> PutRequest {
     PutRequest {
         key: key(rng, hints),
         value: if ignore_value && rng.random_bool(0.9) { Bytes::new() } else { value(rng) },
-        lease: if rng.random_bool(0.01) { 7 } else { 0 },
+        lease: match rng.random_range(0..100) {
+            0 => lease_id(rng),
+            1..30 => hints.leases.choose(rng).map_or(0, |(id, _)| *id),
+            _ => 0,
+        },
         prev_kv: rng.random_bool(0.3),
         ignore_value,
         ignore_lease,
+    }
+}
+
+fn lease_id(rng: &mut StdRng) -> i64 {
+    LEASES.choose(rng).copied().unwrap_or_default()
+}
+
+fn lease(rng: &mut StdRng, hints: &Hints) -> Step {
+    let id = lease_id(rng);
+    match rng.random_range(0..100) {
+        0..45 => request(etcd(|r| {
+            let ttl = match rng.random_range(0..10) {
+                0 => 9_000_000_000 + rng.random_range(0..2),
+                1 => rng.random(),
+                _ => rng.random_range(-1..100),
+            };
+            let id = if rng.random_bool(0.02) { 0 } else { id };
+            r.lease_grant = Some(LeaseGrantRequest { ttl, id });
+        })),
+        45..55 => request(etcd(|r| r.lease_revoke = Some(LeaseRevokeRequest { id }))),
+        55..65 => request(etcd(|r| {
+            let count = rng.random_range(0..3);
+            let checkpoint =
+                |_| LeaseCheckpoint { id: lease_id(rng), remaining_ttl: rng.random_range(-1..50) };
+            let checkpoints = (0..count).map(checkpoint).collect();
+            r.lease_checkpoint = Some(LeaseCheckpointRequest { checkpoints });
+        })),
+        65..75 => {
+            // Mostly leases that are there, sometimes earlier ones of the same id, sometimes twice.
+            let count = rng.random_range(0..4);
+            let leases = (0..count).filter_map(|_| hints.leases.choose(rng).copied()).collect();
+            let leases: Vec<(i64, u64)> = leases;
+            let lease = |(id, index): (i64, u64)| lease_expiry::Lease {
+                id,
+                granted_index: if rng.random_bool(0.8) { index } else { index - 1 },
+            };
+            request(Kind::LeaseExpiry(LeaseExpiry {
+                leases: leases.into_iter().map(lease).collect(),
+            }))
+        }
+        75..95 => {
+            let keys = rng.random_bool(0.7);
+            request(Kind::LeaseTimeToLive(LeaseTimeToLiveRequest { id, keys }))
+        }
+        _ => request(Kind::LeaseLeases(LeaseLeasesRequest {})),
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod checks;
 mod generate;
+mod leases;
 mod native;
 mod store;
 
@@ -22,6 +23,7 @@ use proto::instar::kv::request::Kind;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::tables::{KEY, LEASE, Table};
 use crate::{Admission, Answered, Entry, Outcome, Rejection, RequestLimits, Route};
 use checks::Refusal;
 
@@ -41,8 +43,8 @@ pub trait Subject {
     fn restart(&mut self) -> Result<(), String>;
     /// Runs the machine's own check to its end.
     fn check(&mut self) -> Result<(), String>;
-    /// The rows of the `key` table.
-    fn key_rows(&mut self) -> Vec<(Vec<u8>, Vec<u8>)>;
+    /// The rows of a durable table.
+    fn rows(&mut self, table: Table) -> Vec<(Vec<u8>, Vec<u8>)>;
 }
 
 /// One step of an episode.
@@ -93,6 +95,7 @@ fn generate_episode<S: Subject>(
             // Some episodes give few keys a long history.
             keys: if seed.is_multiple_of(3) { 3 } else { usize::MAX },
             compactions: !seed.is_multiple_of(5),
+            leases: pair.model.leases.granted(),
         };
         let step = generate::step(&mut rng, &hints);
         // Some episodes run into the limit, most do not.
@@ -195,18 +198,22 @@ impl<S: Subject> Pair<S> {
 
     fn apply(&mut self, request: &Request) -> Result<(), String> {
         let before = self.model.revision;
-        let response = refusal(self.model_apply(request));
+        let (response, lease_events) = match self.model.lease_command(request, self.index + 1) {
+            Some(Ok((body, events))) => (Ok(body), Some(events)),
+            Some(Err(refused)) => (refusal(Err(refused)), None),
+            None => (refusal(self.model_apply(request)), None),
+        };
         let outcome = self.apply_bytes(&request.encode_to_vec());
         same("response", outcome.response, response)?;
         same("revision", outcome.revision, self.model.revision as u64)?;
         same("pending", outcome.task_pending, self.pending)?;
         let events: Vec<_> = outcome.events.into_iter().map(|row| (row.table, row.key)).collect();
-        let expected = if self.model.revision > before {
-            self.model.row_keys_at(self.model.revision)
-        } else {
-            Vec::new()
-        };
-        same("events", events, expected.into_iter().map(|key| (crate::tables::KEY, key)).collect())
+        let expected = lease_events.unwrap_or_else(|| {
+            let changed = self.model.revision > before;
+            let keys = changed.then(|| self.model.row_keys_at(self.model.revision));
+            keys.into_iter().flatten().map(|key| (KEY, key)).collect()
+        });
+        same("events", events, expected)
     }
 
     fn apply_bytes(&mut self, command: &[u8]) -> Outcome {
@@ -267,6 +274,14 @@ impl<S: Subject> Pair<S> {
                 let range = step.range.clone().unwrap_or_default();
                 let expected = self.model.range_stream(&range, step.target_bytes);
                 self.compare_stream(answered, expected)
+            }
+            Some(Kind::LeaseTimeToLive(ask)) => {
+                let expected = self.model.time_to_live(ask).map(|answer| answer.encode_to_vec());
+                self.compare_answer(answered, expected)
+            }
+            Some(Kind::LeaseLeases(_)) => {
+                let expected = self.model.leases.list().encode_to_vec();
+                self.compare_answer(answered, Ok(expected))
             }
             // Hash is no more than said: some number.
             _ => answered.map(|_| ()).map_err(|rejection| format!("refused: {rejection:?}")),
@@ -349,7 +364,8 @@ impl<S: Subject> Pair<S> {
             self.take_task()?;
         }
         self.subject.check()?;
-        same("rows", self.subject.key_rows(), self.model.rows())
+        same("leases", self.subject.rows(LEASE), self.model.leases.rows())?;
+        same("rows", self.subject.rows(KEY), self.model.rows())
     }
 }
 
@@ -364,7 +380,8 @@ fn admit(request: &Request, operations: u32) -> Result<Route, Refusal> {
             Ok(route(range.serializable || step.pinned_revision != 0))
         }
         Some(Kind::HashKv(_) | Kind::Hash(_) | Kind::WatchStep(_)) => Ok(Route::LocalRead),
-        Some(Kind::CompactionStep(_)) => Ok(Route::Write),
+        Some(Kind::LeaseTimeToLive(_) | Kind::LeaseLeases(_)) => Ok(Route::LocalRead),
+        Some(Kind::CompactionStep(_) | Kind::LeaseExpiry(_)) => Ok(Route::Write),
         None => Err((12, "instar: the state machine does not know this request")),
     }
 }
@@ -402,7 +419,13 @@ fn admit_etcd(etcd: &InternalRaftRequest, operations: u32) -> Result<Route, Refu
             Some(_) => Route::Read,
         });
     }
-    if etcd.compaction.is_some() {
+    if let Some(grant) = &etcd.lease_grant {
+        leases::check_grant(grant)?;
+        return Ok(Route::Write);
+    }
+    let other_writes =
+        etcd.compaction.is_some() || etcd.lease_revoke.is_some() || etcd.lease_checkpoint.is_some();
+    if other_writes {
         return Ok(Route::Write);
     }
     Err((12, "instar: the state machine does not know this request"))

@@ -1,7 +1,7 @@
 //! The library over tables in memory, as the subject of a campaign.
 
 use crate::memory::{MemoryAnswer, MemoryTables};
-use crate::tables::KEY;
+use crate::tables::Table;
 use crate::{Admission, Answered, Entry, Outcome, Progress, Rejection, RequestLimits};
 
 use super::Subject;
@@ -63,7 +63,7 @@ impl Subject for NativeSubject {
         Ok(())
     }
 
-    fn key_rows(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.tables.table(KEY).map(|(key, row)| (key.to_vec(), row.to_vec())).collect()
+    fn rows(&mut self, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.tables.table(table).map(|(key, row)| (key.to_vec(), row.to_vec())).collect()
     }
 }

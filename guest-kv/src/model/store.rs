@@ -20,6 +20,7 @@ use super::checks::{
     Refusal, check_delete_range, check_overlaps, check_put, check_range, check_range_stream,
     check_txn,
 };
+use super::leases::Leases;
 
 const KEY_NOT_FOUND: Refusal = (3, "etcdserver: key not found");
 const LEASE_NOT_FOUND: Refusal = (5, "etcdserver: requested lease not found");
@@ -60,11 +61,12 @@ pub struct Store {
     pub revision: i64,
     /// -1: never.
     pub compacted: i64,
+    pub leases: Leases,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Store { changes: Vec::new(), revision: 1, compacted: -1 }
+        Store { changes: Vec::new(), revision: 1, compacted: -1, leases: Leases::default() }
     }
 }
 
@@ -217,7 +219,7 @@ impl Store {
     }
 
     fn check_put_state(&self, begin: i64, p: &PutRequest) -> Result<(), Refusal> {
-        if p.lease != 0 {
+        if p.lease != 0 && !self.leases.has(p.lease) {
             return Err(LEASE_NOT_FOUND);
         }
         if (p.ignore_value || p.ignore_lease) && self.get(begin, &p.key).is_none() {
@@ -343,6 +345,21 @@ impl Store {
             return c.target != CompareTarget::Value as i32 && satisfied(c, &KeyValue::default());
         }
         kvs.iter().all(|kv| satisfied(c, kv))
+    }
+
+    /// The live keys of a lease, in order.
+    pub fn attached(&self, lease: i64) -> Vec<Bytes> {
+        let alive = self.alive(self.revision, b"\0", b"\0");
+        alive.into_iter().filter(|kv| kv.lease == lease).map(|kv| kv.key).collect()
+    }
+
+    /// Deletes keys that are alive, in one revision.
+    pub fn delete_keys(&mut self, keys: Vec<Bytes>) {
+        let main = self.revision + 1;
+        for (key, sub) in keys.into_iter().zip(0..) {
+            self.changes.push(Change { main, sub, key, kv: None });
+            self.revision = main;
+        }
     }
 
     pub fn compact(&mut self, revision: i64) -> Result<(), Refusal> {

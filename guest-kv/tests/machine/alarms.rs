@@ -2,13 +2,16 @@
 
 use crate::store::{Store, delete_range, etcd, op, put};
 use guest_kv::Outcome;
-use guest_kv::tables::{ALARM, STATE, Tables};
+use guest_kv::tables::{ALARM, LEASE, STATE, Tables};
 use prost::Message;
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, RangeRequest, TxnRequest,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, LeaseCheckpoint, LeaseCheckpointRequest,
+    LeaseGrantRequest, LeaseRevokeRequest, RangeRequest, TxnRequest,
 };
+use proto::instar::kv;
+use proto::instar::kv::request::Kind;
 
 fn ask(
     store: &mut Store,
@@ -36,6 +39,14 @@ fn list(store: &Store, kind: AlarmType) -> Vec<AlarmMember> {
     let alarm = AlarmRequest { alarm: kind.into(), ..Default::default() };
     let (_, body) = store.query(etcd(|r| r.alarm = Some(alarm))).expect("a list");
     AlarmResponse::decode(&body[..]).expect("an AlarmResponse").alarms
+}
+
+fn grant(store: &mut Store, id: i64) -> Outcome {
+    store.apply(etcd(|r| r.lease_grant = Some(LeaseGrantRequest { ttl: 10, id })))
+}
+
+fn revoke(store: &mut Store, id: i64) -> Outcome {
+    store.apply(etcd(|r| r.lease_revoke = Some(LeaseRevokeRequest { id })))
 }
 
 fn refusal(outcome: Outcome) -> Option<(u32, String)> {
@@ -79,6 +90,7 @@ fn rows_are_etcds() {
 fn without_space_only_what_adds_is_refused() {
     let mut store = Store::default();
     store.put("a", "1");
+    assert_eq!(refusal(grant(&mut store, 1)), None);
     raise(&mut store, AlarmType::Nospace);
     let no_space = Some((8, "etcdserver: mvcc: database space exceeded".to_owned()));
     assert_eq!(refusal(store.apply(etcd(|r| r.put = Some(put("b", "2"))))), no_space);
@@ -89,6 +101,8 @@ fn without_space_only_what_adds_is_refused() {
     let nested = vec![op(Op::RequestTxn(otherwise.clone()))];
     assert_eq!(refusal(store.apply(etcd(|r| r.txn = Some(otherwise)))), no_space);
     assert_eq!(refusal(store.txn(nested)), no_space);
+    assert_eq!(refusal(grant(&mut store, 2)), no_space);
+    assert_eq!(refusal(revoke(&mut store, 1)), None);
 
     let range = RangeRequest { key: "a".into(), ..Default::default() };
     let delete = || op(Op::RequestDeleteRange(delete_range("a", "")));
@@ -105,6 +119,8 @@ fn a_corrupt_cluster_takes_no_writes() {
     let mut store = Store::default();
     store.put("a", "1");
     store.put("a", "2");
+    assert_eq!(refusal(grant(&mut store, 1)), None);
+    let granted_index = store.index;
     store.compact(3);
     raise(&mut store, AlarmType::Nospace);
     raise(&mut store, AlarmType::Corrupt);
@@ -119,10 +135,22 @@ fn a_corrupt_cluster_takes_no_writes() {
         corrupt
     );
     assert_eq!(refusal(store.compact(3)), corrupt);
+    assert_eq!(refusal(grant(&mut store, 2)), corrupt);
+    assert_eq!(refusal(revoke(&mut store, 1)), corrupt);
+    let over = kv::lease_expiry::Lease { id: 1, granted_index };
+    let expiry = || Kind::LeaseExpiry(kv::LeaseExpiry { leases: vec![over] });
+    assert_eq!(refusal(store.apply(expiry())), corrupt);
+    // What is left of a lease's time is noted all the same, as in etcd.
+    let checkpoint = LeaseCheckpoint { id: 1, remaining_ttl: 5 };
+    let checkpoint = LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
+    assert_eq!(refusal(store.apply(etcd(|r| r.lease_checkpoint = Some(checkpoint)))), None);
     // What an earlier compaction left is still removed, and reads are served.
     assert!(store.finish_compaction() > 0);
     let range = RangeRequest { key: "a".into(), ..Default::default() };
     assert!(store.query(etcd(|r| r.range = Some(range))).is_ok());
+    ask(&mut store, AlarmAction::Deactivate, 7, AlarmType::Corrupt);
+    assert_eq!(refusal(store.apply(expiry())), None);
+    assert_eq!(store.tables.table(LEASE).count(), 0);
 }
 
 #[test]

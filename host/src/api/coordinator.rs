@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::raft::{ChangeRefused, MembershipChange};
 use crate::runtime::{Admission, Rejection};
 use crate::watch::Hub;
 
@@ -37,6 +38,22 @@ pub trait Coordinator: Send + Sync + 'static {
         heavy: bool,
     ) -> impl Future<Output = Result<Answered, RequestError>> + Send;
 
+    /// Returns once this member's state has another revision than `since`.
+    fn changed(&self, since: u64) -> impl Future<Output = ()> + Send;
+
+    /// Renews a lease, on the leader: the seconds that it has from now on; none if there is no such lease.
+    fn renew_lease(
+        &self,
+        id: i64,
+    ) -> impl Future<Output = Result<Option<i64>, RequestError>> + Send;
+
+    /// The seconds that a lease has left, as the leader knows; none if there is no such lease. This member's state is
+    /// as new as the leader's was.
+    fn lease_remaining(
+        &self,
+        id: i64,
+    ) -> impl Future<Output = Result<Option<i64>, RequestError>> + Send;
+
     /// Returns once nothing is left in this member's storage of what the compaction up to `revision` removes.
     fn compacted(&self, revision: i64) -> impl Future<Output = Result<(), RequestError>> + Send;
 
@@ -63,6 +80,15 @@ pub trait Coordinator: Send + Sync + 'static {
     }
     /// The members of the cluster, in the order of their ids.
     fn members(&self) -> Vec<MemberInfo>;
+
+    /// Changes the membership, and returns all members once the change is made.
+    fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> impl Future<Output = Result<Vec<MemberInfo>, RequestError>> + Send;
+
+    /// Makes another member the leader, if this one is.
+    fn move_leader(&self, to: u64) -> impl Future<Output = Result<(), RequestError>> + Send;
 
     /// Runs on this coordinator's runtime as long as that serves clients: the place where a batch of answers that
     /// another thread handed over is given to the calls that wait for them.
@@ -178,6 +204,14 @@ pub enum RequestError {
     /// This member's state is not that of its peers.
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
+    #[error(transparent)]
+    Membership(#[from] ChangeRefused),
+    #[error("etcdserver: not leader")]
+    NotLeader,
+    #[error("etcdserver: bad leader transferee")]
+    BadLeaderTransferee,
+    #[error("etcdserver: request timed out, leader transfer took too long")]
+    TimeoutLeaderTransfer,
     /// This member cannot serve it, although the request is right; another one may.
     #[error("instar: this member cannot serve the request: {0}")]
     Unavailable(String),

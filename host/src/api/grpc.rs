@@ -20,7 +20,9 @@ use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
-use super::{Settings, kv, maintenance, services, watch as watch_service};
+use super::{
+    Settings, cluster, election, kv, lease, lock, maintenance, services, watch as watch_service,
+};
 use crate::limits;
 use crate::metrics::{Call, Calls};
 
@@ -68,6 +70,18 @@ pub(super) enum Method {
     DeleteRange,
     Txn,
     Compact,
+    LeaseGrant,
+    LeaseRevoke,
+    LeaseTimeToLive,
+    LeaseLeases,
+    LeaseKeepAlive,
+    Lock,
+    Unlock,
+    Campaign,
+    Proclaim,
+    Leader,
+    Observe,
+    Resign,
     Status,
     Hash,
     HashKv,
@@ -77,6 +91,11 @@ pub(super) enum Method {
     Snapshot,
     MemberList,
     Watch,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
+    MemberPromote,
+    MoveLeader,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -91,6 +110,18 @@ impl Method {
             "/etcdserverpb.KV/DeleteRange" => Method::DeleteRange,
             "/etcdserverpb.KV/RangeStream" => Method::RangeStream,
             "/etcdserverpb.KV/Compact" => Method::Compact,
+            "/etcdserverpb.Lease/LeaseGrant" => Method::LeaseGrant,
+            "/etcdserverpb.Lease/LeaseRevoke" => Method::LeaseRevoke,
+            "/etcdserverpb.Lease/LeaseTimeToLive" => Method::LeaseTimeToLive,
+            "/etcdserverpb.Lease/LeaseKeepAlive" => Method::LeaseKeepAlive,
+            "/etcdserverpb.Lease/LeaseLeases" => Method::LeaseLeases,
+            "/v3lockpb.Lock/Lock" => Method::Lock,
+            "/v3lockpb.Lock/Unlock" => Method::Unlock,
+            "/v3electionpb.Election/Campaign" => Method::Campaign,
+            "/v3electionpb.Election/Proclaim" => Method::Proclaim,
+            "/v3electionpb.Election/Leader" => Method::Leader,
+            "/v3electionpb.Election/Observe" => Method::Observe,
+            "/v3electionpb.Election/Resign" => Method::Resign,
             "/etcdserverpb.Maintenance/Status" => Method::Status,
             "/etcdserverpb.Maintenance/Hash" => Method::Hash,
             "/etcdserverpb.Maintenance/HashKV" => Method::HashKv,
@@ -100,6 +131,11 @@ impl Method {
             "/etcdserverpb.Maintenance/Downgrade" => Method::Downgrade,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/etcdserverpb.Watch/Watch" => Method::Watch,
+            "/etcdserverpb.Cluster/MemberAdd" => Method::MemberAdd,
+            "/etcdserverpb.Cluster/MemberRemove" => Method::MemberRemove,
+            "/etcdserverpb.Cluster/MemberUpdate" => Method::MemberUpdate,
+            "/etcdserverpb.Cluster/MemberPromote" => Method::MemberPromote,
+            "/etcdserverpb.Maintenance/MoveLeader" => Method::MoveLeader,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
@@ -112,14 +148,20 @@ impl Method {
     /// Whether it is served by way of `Requests` and `Responses`: those with messages in both directions, and those
     /// that go on until the client or the server ends them.
     pub(super) fn is_stream(self) -> bool {
-        matches!(self, Method::HealthWatch | Method::Watch)
+        matches!(
+            self,
+            Method::HealthWatch | Method::Watch | Method::LeaseKeepAlive | Method::Observe
+        )
     }
 }
 
 /// The services of which at least one method is served.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 8] = [
     "etcdserverpb.Watch",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
     "etcdserverpb.KV",
+    "etcdserverpb.Lease",
     "etcdserverpb.Maintenance",
     "etcdserverpb.Cluster",
     "grpc.health.v1.Health",
@@ -301,6 +343,10 @@ pub(super) async fn serve_stream<C: Coordinator>(
         match method {
             Method::HealthWatch => services::health_watch(service, requests, responses).await,
             Method::Watch => watch_service::serve(service, headers, requests, responses).await,
+            Method::LeaseKeepAlive => {
+                lease::keep_alive(service, headers, requests, responses).await
+            }
+            Method::Observe => election::observe(service, headers, requests, responses).await,
             other => Ok(Err(no_such_method(&format!("/{other:?}")))),
         }
     };
@@ -343,6 +389,21 @@ async fn answer<C: Coordinator>(
         Method::Defragment => maintenance::defragment(service, headers, message).await,
         Method::Downgrade => maintenance::downgrade(service, headers, message).await,
         Method::MemberList => services::member_list(service, headers, message).await,
+        Method::MemberAdd
+        | Method::MemberRemove
+        | Method::MemberUpdate
+        | Method::MemberPromote
+        | Method::MoveLeader => cluster::unary(service, method, headers, message).await,
+        method @ (Method::Lock | Method::Unlock) => {
+            lock::unary(service, method, headers, message).await
+        }
+        method @ (Method::Campaign | Method::Proclaim | Method::Leader | Method::Resign) => {
+            election::unary(service, method, headers, message).await
+        }
+        method @ (Method::LeaseGrant
+        | Method::LeaseRevoke
+        | Method::LeaseTimeToLive
+        | Method::LeaseLeases) => lease::unary(service, method, headers, message, turn).await,
         method => kv::unary(service, method, headers, message, turn).await,
     }?;
     if frame.bytes() > limits::ANSWER_MESSAGE_BYTES {
@@ -400,6 +461,7 @@ mod tests {
                 "/etcdserverpb.Maintenance/Fragment",
                 "unknown method Fragment for service etcdserverpb.Maintenance",
             ),
+            ("/v3lockpb.Lock/TryLock", "unknown method TryLock for service v3lockpb.Lock"),
             ("/a/b/c", "unknown service a/b"),
         ] {
             assert_eq!(Method::find(path), None);

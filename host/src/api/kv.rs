@@ -47,7 +47,7 @@ pub(super) async fn unary<C: Coordinator>(
     }
 }
 
-async fn propose<C: Coordinator>(
+pub(super) async fn propose<C: Coordinator>(
     service: &Service<C>,
     kind: EtcdRequest,
     request: Bytes,
@@ -75,7 +75,7 @@ async fn read<C: Coordinator>(
     service.coordinator.query(request, admission.heavy).await
 }
 
-async fn query<C: Coordinator>(
+pub(super) async fn query<C: Coordinator>(
     service: &Service<C>,
     request: Bytes,
     admission: Admission,
@@ -153,9 +153,17 @@ pub(super) async fn range_stream<C: Coordinator>(
 /// # Errors
 /// Bytes that are no such message, in the words of grpc-go.
 pub(super) fn decode<M: Message + Default>(message: &Bytes) -> Result<M, Status> {
+    decode_or(message, "grpc: error unmarshalling request")
+}
+
+/// The same, of a message of a stream.
+pub(super) fn decode_streamed<M: Message + Default>(message: &Bytes) -> Result<M, Status> {
+    decode_or(message, "grpc: failed to unmarshal the received message")
+}
+
+fn decode_or<M: Message + Default>(message: &Bytes, error: &str) -> Result<M, Status> {
     M::decode(message.clone()).map_err(|_| {
-        let text =
-            "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data";
+        let text = format!("{error}: proto: cannot parse invalid wire-format data");
         Status::new(Code::Internal, text)
     })
 }

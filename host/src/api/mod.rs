@@ -11,17 +11,22 @@
 
 mod call;
 mod client_stream;
+mod cluster;
+mod concurrency;
 mod connection;
 mod coordinator;
 mod debug;
 mod descriptors;
+mod election;
 mod gateway;
 mod grpc;
 mod health;
 mod http1;
 mod keepalive;
 mod kv;
+mod lease;
 mod listener;
+mod lock;
 mod maintenance;
 mod prefixed;
 mod quota;
@@ -58,4 +63,6 @@ pub struct Settings {
     pub election_timeout: Duration,
     pub http: HttpConfig,
     pub grpc: GrpcConfig,
+    /// Shorter leases are granted this time.
+    pub minimum_lease_ttl_s: i64,
 }

@@ -19,6 +19,8 @@ pub(super) const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 /// etcd's estimate of what it stores beside a key and its value.
 const KV_OVERHEAD_BYTES: u64 = 256;
+/// etcd's estimate of what a lease takes.
+const LEASE_OVERHEAD_BYTES: u64 = 64;
 /// The smallest put in a transaction's encoding: the tags and lengths of two empty messages.
 const SMALLEST_OP_BYTES: u64 = 4;
 
@@ -55,6 +57,7 @@ fn most_cost(kind: EtcdRequest, message_bytes: u64) -> u64 {
     match kind {
         EtcdRequest::Put => KV_OVERHEAD_BYTES + message_bytes,
         EtcdRequest::Txn => message_bytes / SMALLEST_OP_BYTES * KV_OVERHEAD_BYTES + message_bytes,
+        EtcdRequest::LeaseGrant => LEASE_OVERHEAD_BYTES,
         _ => 0,
     }
 }
@@ -64,6 +67,7 @@ fn cost(kind: EtcdRequest, message: &Bytes) -> u64 {
     match kind {
         EtcdRequest::Put => pb::PutRequest::decode(message.clone()).map_or(0, |put| put_cost(&put)),
         EtcdRequest::Txn => pb::TxnRequest::decode(message.clone()).map_or(0, |txn| txn_cost(&txn)),
+        EtcdRequest::LeaseGrant => LEASE_OVERHEAD_BYTES,
         _ => 0,
     }
 }
@@ -115,6 +119,8 @@ mod tests {
             (EtcdRequest::Txn, Bytes::new(), 0),
             (EtcdRequest::Txn, Bytes::from_static(b"\xff"), 0),
             (EtcdRequest::DeleteRange, Bytes::new(), 0),
+            (EtcdRequest::LeaseGrant, Bytes::new(), 64),
+            (EtcdRequest::LeaseRevoke, Bytes::new(), 0),
         ];
         for (kind, message, expected) in cases {
             assert_eq!(cost(kind, &message), expected, "{kind:?}");

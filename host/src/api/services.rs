@@ -10,7 +10,7 @@ use proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 use super::call::Gone;
 use super::coordinator::{Alarm, Coordinator, MemberInfo};
 use super::grpc::{Service, check_metadata};
-use super::kv::decode;
+use super::kv::{decode, decode_streamed};
 use super::quota::DEFAULT_QUOTA_BYTES;
 use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
@@ -76,7 +76,7 @@ pub(super) async fn member_list<C: Coordinator>(
     Ok(Frame::response(&service.header(0), response.encode_to_vec().into()))
 }
 
-fn member(member: MemberInfo) -> pb::Member {
+pub(super) fn member(member: MemberInfo) -> pb::Member {
     pb::Member {
         id: member.id,
         name: member.name,
@@ -142,7 +142,7 @@ pub(super) async fn only_request<M: Message + Default>(
     requests: &mut Requests<'_>,
 ) -> Result<M, Status> {
     match requests.next().await? {
-        Some(message) => decode(&message),
+        Some(message) => decode_streamed(&message),
         None => Err(Status::new(Code::Unknown, "EOF")),
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use http::HeaderValue;
 
 use super::coordinator::RequestError;
+use crate::raft::ChangeRefused;
 
 /// The codes that this server gives of its own accord. The state machine may give others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +62,14 @@ impl From<RequestError> for Status {
                 return Status { code: rejection.code, message: rejection.message };
             }
             // etcd's server takes the client's form of this error, which gRPC does not recognise.
-            RequestError::TooManyRequests => Code::Unknown,
             RequestError::Corrupt => Code::DataLoss,
+            RequestError::TooManyRequests
+            | RequestError::Membership(ChangeRefused::NotEnoughStarted)
+            | RequestError::TimeoutLeaderTransfer => Code::Unknown,
+            RequestError::NotLeader | RequestError::BadLeaderTransferee => Code::FailedPrecondition,
+            RequestError::Membership(ChangeRefused::MemberNotFound) => Code::NotFound,
+            RequestError::Membership(ChangeRefused::Unhealthy) => Code::Unavailable,
+            RequestError::Membership(_) => Code::FailedPrecondition,
             RequestError::NoLeader
             | RequestError::LeaderChanged
             | RequestError::Timeout
@@ -96,6 +103,11 @@ mod tests {
             (RequestError::Timeout, 14, "etcdserver: request timed out"),
             (RequestError::TooManyRequests, 2, "etcdserver: too many requests"),
             (RequestError::Stopped, 14, "etcdserver: server stopped"),
+            (RequestError::NotLeader, 9, "etcdserver: not leader"),
+            (RequestError::BadLeaderTransferee, 9, "etcdserver: bad leader transferee"),
+            (ChangeRefused::MemberNotFound.into(), 5, "etcdserver: member not found"),
+            (ChangeRefused::Unhealthy.into(), 14, "etcdserver: unhealthy cluster"),
+            (ChangeRefused::PeerUrlExists.into(), 9, "etcdserver: Peer URLs already exists"),
         ] {
             let status = Status::from(error);
             assert_eq!((status.code, status.message.as_str()), (code, message));

@@ -17,6 +17,8 @@ pub(super) enum EtcdRequest {
     DeleteRange = 5,
     Txn = 6,
     Compaction = 7,
+    LeaseGrant = 8,
+    LeaseRevoke = 9,
     Alarm = 10,
 }
 
@@ -25,6 +27,8 @@ pub(super) enum EtcdRequest {
 pub(super) enum OwnRequest {
     HashKv = 4,
     Hash = 5,
+    LeaseTimeToLive = 7,
+    LeaseLeases = 8,
 }
 
 const REQUEST_ETCD: u32 = 1;

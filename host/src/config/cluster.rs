@@ -8,9 +8,6 @@ use sha1::{Digest, Sha1};
 
 use super::url::{Url, UrlError};
 
-/// How many members a cluster can be started with.
-const MEMBER_COUNTS: [usize; 3] = [1, 3, 5];
-
 /// The cluster as it is started for the first time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitialCluster {
@@ -34,8 +31,10 @@ pub enum ClusterError {
         "--initial-cluster is wrong at {name:?}: {source}; write it as name=http://host:port, separated by commas"
     )]
     Url { name: String, source: UrlError },
-    #[error("--initial-cluster names {0} members; start a cluster with 1, 3 or 5")]
-    MemberCount(usize),
+    #[error(
+        "--initial-cluster names no members; write them as name=http://host:port, separated by commas"
+    )]
+    Empty,
     #[error("--initial-cluster has the URL {0} twice; every member needs peer URLs of its own")]
     DuplicateUrl(Url),
     #[error(
@@ -57,8 +56,8 @@ impl InitialCluster {
                 .map_err(|source| ClusterError::Url { name: name.to_owned(), source })?;
             urls.entry(name).or_default().push(url);
         }
-        if !MEMBER_COUNTS.contains(&urls.len()) {
-            return Err(ClusterError::MemberCount(urls.len()));
+        if urls.is_empty() {
+            return Err(ClusterError::Empty);
         }
         let mut all: Vec<&Url> = urls.values().flatten().collect();
         all.sort();
@@ -93,6 +92,12 @@ fn member_id(peer_urls: &[Url], token: &str) -> u64 {
     }
     hash.update(token);
     first_eight_bytes(hash)
+}
+
+/// The id of a member that is added to a running cluster: the time stands where the token does, so that whoever
+/// returns with the same URLs is another member. The URLs have to be sorted.
+pub fn added_member_id(peer_urls: &[Url], unix_seconds: u64) -> u64 {
+    member_id(peer_urls, &unix_seconds.to_string())
 }
 
 /// The first 8 bytes of the SHA-1 of the sorted member ids, each in 8 bytes.
@@ -133,10 +138,9 @@ mod tests {
     #[test]
     fn what_is_no_cluster_is_refused() {
         for (text, message) in [
-            ("", "--initial-cluster names 0 members; start a cluster with 1, 3 or 5"),
             (
-                "a=http://a:1,b=http://b:1",
-                "--initial-cluster names 2 members; start a cluster with 1, 3 or 5",
+                "",
+                "--initial-cluster names no members; write them as name=http://host:port, separated by commas",
             ),
             (
                 "a",

@@ -264,7 +264,7 @@ pub(super) static FLAGS: &[Flag] = &[
             Clustering,
             Text,
             "",
-            "The members of a new cluster: name=peer-url, separated by commas; a name with several URLs is repeated. 1, 3 or 5 members, the same text on each of them.",
+            "The members of a new cluster: name=peer-url, separated by commas; a name with several URLs is repeated. The same text on each of them. A member that joins a running cluster names the members that it has.",
         )
     },
     flag(
@@ -280,6 +280,27 @@ pub(super) static FLAGS: &[Flag] = &[
         Text,
         "etcd-cluster",
         "Part of the cluster's and its members' ids. Clusters with different tokens do not mix, even where their URLs are the same.",
+    ),
+    flag(
+        "strict-reconfig-check",
+        Clustering,
+        Boolean,
+        "true",
+        "Refuse changes of the membership that would endanger the quorum.",
+    ),
+    flag(
+        "max-learners",
+        Clustering,
+        Unsigned32,
+        "1",
+        "The most learners that the cluster may have at once.",
+    ),
+    flag(
+        "force-new-cluster",
+        Clustering,
+        Boolean,
+        "false",
+        "Begin as the only member of the cluster, whatever the data says of others. For when a majority is lost for good; to be given once.",
     ),
     flag(
         "advertise-client-urls",

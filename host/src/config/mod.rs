@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use auto_compaction::AutoCompaction;
-pub use cluster::{ClusterError, InitialCluster, InitialMember};
+pub use cluster::{ClusterError, InitialCluster, InitialMember, added_member_id};
 pub use error::ConfigError;
 pub use parse::Notice;
 pub use url::{Url, UrlError};
@@ -71,6 +71,10 @@ pub struct Config {
     /// Whether `--initial-cluster` was given. A member that has data may do without it.
     pub initial_cluster_is_given: bool,
     pub initial_cluster_state: ClusterState,
+    /// Begin as the only member of the cluster, whatever the data says of others.
+    pub force_new_cluster: bool,
+    pub strict_reconfig_check: bool,
+    pub max_learners: u32,
     /// 0: etcd's default of 2 GiB; negative: no quota.
     pub quota_backend_bytes: i64,
     /// None: off.
@@ -224,6 +228,9 @@ impl Config {
                 "existing" => ClusterState::Existing,
                 _ => ClusterState::New,
             },
+            force_new_cluster: boolean(given, "force-new-cluster"),
+            strict_reconfig_check: boolean(given, "strict-reconfig-check"),
+            max_learners: unsigned32(given, "max-learners"),
             quota_backend_bytes: signed(given, "quota-backend-bytes"),
             auto_compaction: AutoCompaction::parse(
                 &text(given, "auto-compaction-mode"),
@@ -336,6 +343,12 @@ fn initial_cluster(
     let covers = |urls: &[Url], others: &[Url]| {
         urls.iter().all(|url| others.iter().any(|other| url.same_place(other)))
     };
+    // Of a member that joins, the cluster knows the peer URLs already.
+    let joins = text(given, "initial-cluster-state") == "existing";
+    if joins {
+        let id = member.id;
+        return Ok((cluster, id));
+    }
     if !covers(&member.peer_urls, advertised) || !covers(advertised, &member.peer_urls) {
         return Err(ConfigError::PeerUrls {
             name: name.to_owned(),

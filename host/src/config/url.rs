@@ -103,7 +103,7 @@ impl Url {
     }
 
     /// Whether both name the same place. localhost and 127.0.0.1 are one; other names are not looked up.
-    pub(super) fn same_place(&self, other: &Url) -> bool {
+    pub fn same_place(&self, other: &Url) -> bool {
         let named = |url: &Url| match url.bind_address() {
             Some(address) => address.to_string(),
             None => url.text.to_ascii_lowercase(),

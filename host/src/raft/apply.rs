@@ -18,19 +18,19 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use openraft::entry::EntryPayload;
-use prost::Message;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::RequestError;
 use super::clock::ReplicatedClock;
 use super::digests::{Digest, Digests};
-use super::feed::EventFeed;
-use super::progress::Progress;
+use super::feed::{self, EventFeed};
+use super::membership::AppliedMembership;
+use super::observer::Observer;
+use super::progress::{Expelled, Progress};
 use super::shard::Shards;
-use super::types::{self, Command, Entry, StoredMembership};
+use super::types::{Command, Entry, Origin, StoredMembership};
 use crate::limits;
 use crate::metrics::metrics;
 use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
@@ -124,6 +124,7 @@ impl ApplyThread {
 
 /// What the apply thread owns.
 pub struct Applier {
+    pub own_id: u64,
     pub state: State,
     pub machine: Machine,
     pub shards: Arc<Shards>,
@@ -132,6 +133,7 @@ pub struct Applier {
     pub feed: Arc<EventFeed>,
     /// Up to which index the state on disk covers the log (`log_store` purges no further).
     pub durable_applied_index: Arc<AtomicU64>,
+    pub observers: Vec<Arc<dyn Observer>>,
     pub digests: Arc<Digests>,
     /// The last entry that was passed over, because this member is out of service.
     pub passed_over_index: u64,
@@ -204,6 +206,7 @@ impl Applier {
         }
         let view = self.state.view();
         let mut mark = view.mark().clone();
+        let keys = view.table_named(feed::KEYS);
         // A snapshot that was reinstalled may be ahead of what raft has handed out.
         let covered = mark.applied.map(|applied| applied.index);
         if entries.first().is_some_and(|first| Some(first.log_id.index) <= covered) {
@@ -225,21 +228,32 @@ impl Applier {
 
         timer.observe_duration();
         let digests = advance(&mut mark, &entries, &commands, &outcomes);
+        let membership = self.membership_after(&entries);
+        if let Some(membership) = &membership {
+            mark.membership = membership.encode();
+        }
         mark.machine = self.machine.digest();
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
         let (time_ms, revision) = (mark.time_ms, mark.revision);
-        let events = self.feed.collect(&overlay, &outcomes);
+        let events = self.feed.collect(&overlay, keys, &outcomes);
         let timer = metrics().state_commit_seconds.start_timer();
         self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
         timer.observe_duration();
 
         self.feed.publish(revision, events);
         self.clock.observe(time_ms);
+        if let Some(membership) = membership {
+            self.tell_membership(membership);
+        }
+        for observer in &self.observers {
+            observer.applied(&self.state.view(), &outcomes);
+        }
         self.digests.record(digests);
         self.progress.set_applied(applied_index, task_pending);
         let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
         self.shards.complete(origins.zip(outcomes.into_iter().map(Ok)));
+        self.shards.fail(entries.iter().filter_map(out_of_term), RequestError::TermOver);
         Ok(())
     }
 
@@ -254,6 +268,28 @@ impl Applier {
     fn fail_waiters(&self, entries: &[Entry], error: &RequestError) {
         let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
         self.shards.fail(origins, error.clone());
+        self.shards.fail(entries.iter().filter_map(out_of_term), RequestError::TermOver);
+    }
+
+    /// The membership that the entries lead to; none if they leave it as it is.
+    fn membership_after(&self, entries: &[Entry]) -> Option<AppliedMembership> {
+        let mut changed = None;
+        for entry in entries {
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                let next = StoredMembership::new(Some(entry.log_id), membership.clone());
+                let before = || (*self.progress.applied_membership()).clone();
+                changed.get_or_insert_with(before).advance(next);
+            }
+        }
+        changed
+    }
+
+    fn tell_membership(&self, membership: AppliedMembership) {
+        let is_removed = membership.removed.contains(&self.own_id);
+        self.progress.set_applied_membership(membership);
+        if is_removed {
+            self.progress.set_expelled(Expelled::Removed);
+        }
     }
 
     fn make_durable(&mut self, volatile: &mut Volatile) -> io::Result<()> {
@@ -303,6 +339,14 @@ impl Applier {
         self.feed.publish(view.mark().revision, None);
         self.clock.observe(view.mark().time_ms);
         self.digests.restart_from(Digest { index: applied_index, digest: view.mark().digest });
+        let membership =
+            AppliedMembership::decode(&view.mark().membership).map_err(io::Error::other)?;
+        tracing::info!(
+            index = applied_index,
+            revision = view.mark().revision,
+            "applied a snapshot that the leader sent"
+        );
+        self.tell_membership(membership);
         self.progress.set_applied(applied_index, None);
         if self.progress.is_quarantined() {
             tracing::info!(index = applied_index, "this member has a state of its peers again");
@@ -320,11 +364,25 @@ pub fn rebuild(machine: &Machine, state: &mut State) -> Result<(), UpkeepError> 
     Ok(())
 }
 
+/// What the machine is to apply of an entry. A command that means something in one term only is none in another: every
+/// member sees the same two terms, so all of them pass it over.
 fn command_of(entry: &Entry) -> Option<&Command> {
     match &entry.payload {
-        EntryPayload::Normal(command) => Some(command),
+        EntryPayload::Normal(command) if is_in_term(command, entry) => Some(command),
         _ => None,
     }
+}
+
+/// Who waits for a command that is passed over.
+fn out_of_term(entry: &Entry) -> Option<Origin> {
+    match &entry.payload {
+        EntryPayload::Normal(command) if !is_in_term(command, entry) => Some(command.origin),
+        _ => None,
+    }
+}
+
+fn is_in_term(command: &Command, entry: &Entry) -> bool {
+    command.only_in_term == 0 || command.only_in_term == entry.log_id.leader_id.term
 }
 
 /// What the machine is given: times that never go back, whatever a leader stamped.
@@ -365,12 +423,6 @@ fn advance(
             before = digest.digest;
         }
         digests.push(Digest { index, digest: before });
-    }
-    for entry in entries {
-        if let EntryPayload::Membership(membership) = &entry.payload {
-            let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-            mark.membership = Bytes::from(types::stored_membership_to_pb(&stored).encode_to_vec());
-        }
     }
     if let Some(last) = entries.last() {
         mark.applied = Some(AppliedId {

@@ -18,8 +18,10 @@ use tokio::sync::mpsc;
 
 use crate::limits;
 use crate::runtime::Outcome;
-use crate::storage::{Overlay, Tables};
+use crate::storage::{Overlay, TableId, Tables};
 
+/// The table whose rows are events; what else the machine names is for others.
+pub(super) const KEYS: &str = "key";
 /// The revision of a store that was never written to, as etcd counts.
 const FIRST_REVISION: u64 = 1;
 /// The length of a revision key; one byte more is a tombstone's.
@@ -160,13 +162,15 @@ impl EventFeed {
     pub(super) fn collect(
         &self,
         overlay: &Overlay,
+        keys: Option<TableId>,
         outcomes: &[Outcome],
     ) -> Option<Vec<Arc<WatchEvent>>> {
         if !self.is_watched() {
             return None;
         }
         let mut events = Vec::new();
-        for row in outcomes.iter().flat_map(|outcome| &outcome.events) {
+        let rows = outcomes.iter().flat_map(|outcome| &outcome.events);
+        for row in rows.filter(|row| Some(row.table) == keys) {
             let mut event = None;
             let found = overlay.get(row.table, &row.key, &mut |value| {
                 event = WatchEvent::from_row(&row.key, Bytes::copy_from_slice(value));

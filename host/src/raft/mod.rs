@@ -13,15 +13,21 @@
 
 mod acknowledgements;
 mod apply;
+mod change_messages;
 mod clock;
 mod digests;
 mod feed;
+mod force_new_cluster;
 mod integrity;
+mod join;
+mod lease_rounds;
 mod log_store;
 mod log_thread;
 mod membership;
+mod membership_keeper;
 mod network;
 mod node;
+mod observer;
 mod peer_service;
 mod progress;
 mod proposer;
@@ -34,13 +40,21 @@ mod tests;
 mod types;
 mod upkeep;
 mod waiters;
+mod wiring;
 
 pub use apply::rebuild;
 pub use digests::Verdict;
 pub use feed::{Batches, EventBatch, EventFeed, WatchEvent, put_field};
+pub use join::{JoinError, Joined, join, was_started_before};
+pub use lease_rounds::{LeaseAnswer, LeaseAsk, LeaseRound, LeaseTime, LeaseTimes, PeerLeaseRound};
+pub use membership::{
+    ChangePolicy, ChangeRefused, MemberRecord, MembershipChange, recorded_members,
+};
+pub use membership_keeper::ChangeError;
 pub use network::OwnIdentity;
-pub use node::{MemberRecord, Node, NodeOptions, StartError, recorded_members};
-pub use progress::Progress;
+pub use node::{Ended, MoveLeaderError, Node, NodeOptions, StartError};
+pub use observer::Observer;
+pub use progress::{Leadership, Progress};
 pub use shard::Shard;
 
 /// Why a request got no answer of the machine.
@@ -58,6 +72,9 @@ pub enum RequestError {
     /// The connection to the leader broke with the command under way. It may or may not be applied.
     #[error("the connection to the leader was lost with the request under way")]
     ConnectionLost,
+    /// The term that the command was meant for is over. It was not applied, and never will be.
+    #[error("the term of the command is over")]
+    TermOver,
     /// This member's state is not the cluster's. A command may still be applied by the others.
     #[error("this member's state differs from that of its peers")]
     Corrupt,

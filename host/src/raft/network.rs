@@ -27,12 +27,16 @@ use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
 use super::acknowledgements::Acknowledgements;
+use super::change_messages;
 use super::digests::Digest;
 use super::integrity;
-use super::progress::Progress;
+use super::lease_rounds::{LeaseAsk, LeaseTime, LeaseTimes};
+use super::membership::MembershipChange;
+use super::membership_keeper::Attempt;
+use super::progress::{Expelled, Progress};
 use super::snapshot_stream;
 use super::state_machine::{Snapshot, SnapshotData};
-use super::types::{self, Command, DecodeError, LogId, Member, TypeConfig, Vote};
+use super::types::{self, Command, DecodeError, LogId, Member, StoredMembership, TypeConfig, Vote};
 use crate::limits;
 use crate::metrics::{member_label, metrics};
 
@@ -62,6 +66,21 @@ pub enum PeerError {
     NoLeader,
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+}
+
+impl PeerError {
+    /// Whether the peer says that this member is none any more: `peer_service` has these codes for nothing else.
+    pub fn expulsion(&self) -> Option<Expelled> {
+        match self {
+            Self::Status(status) if status.code() == tonic::Code::NotFound => {
+                Some(Expelled::Removed)
+            }
+            Self::Status(status) if status.code() == tonic::Code::DataLoss => {
+                Some(Expelled::LostData)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl From<tonic::Status> for PeerError {
@@ -137,6 +156,34 @@ impl Peers {
         Ok(response.confirmed.then_some(response.index))
     }
 
+    /// Asks the leader for the time of leases; none if it could not confirm that it leads.
+    pub async fn lease_times(
+        &self,
+        leader_id: u64,
+        asks: &[LeaseAsk],
+    ) -> Result<Option<LeaseTimes>, PeerError> {
+        let ask = |ask: &LeaseAsk| pb::LeaseAsk { id: ask.id, renew: ask.renew };
+        let request = pb::LeaseTimesRequest {
+            identity: Some(self.identity(leader_id)),
+            asks: asks.iter().map(ask).collect(),
+        };
+        let response =
+            self.client(leader_id, Purpose::Request)?.lease_times(request).await?.into_inner();
+        let time = |time: &pb::LeaseTime| match time.answer {
+            None => LeaseTime::Unknown,
+            Some(pb::lease_time::Answer::Pending(_)) => LeaseTime::Pending,
+            Some(pb::lease_time::Answer::Seconds(seconds)) => LeaseTime::Seconds(seconds),
+        };
+        let times = LeaseTimes {
+            times: response.times.iter().map(time).collect(),
+            applied_index: response.applied_index,
+        };
+        if response.confirmed && times.times.len() != asks.len() {
+            return Err(DecodeError::Missing("times of all leases").into());
+        }
+        Ok(response.confirmed.then_some(times))
+    }
+
     /// Asks the leader to write this member's attributes into the membership.
     pub async fn publish(&self, leader_id: u64, member: &Member) -> Result<bool, PeerError> {
         let request = pb::PublishRequest {
@@ -177,6 +224,26 @@ impl Peers {
             Some(pb::snapshot_request::Part::Header(header)) => Ok((header, parts)),
             _ => Err(DecodeError::Missing("header").into()),
         }
+    }
+
+    /// Asks the leader to change the membership.
+    pub async fn change_membership(
+        &self,
+        leader_id: u64,
+        change: &MembershipChange,
+    ) -> Result<Attempt, PeerError> {
+        let request = pb::ChangeMembershipRequest {
+            identity: Some(self.identity(leader_id)),
+            change: Some(change_messages::change_to_pb(change)),
+        };
+        let response = self.client(leader_id, Purpose::Request)?.change_membership(request).await?;
+        Ok(change_messages::attempt_from_pb(response.into_inner()))
+    }
+
+    /// Forgets the connections to members that are no longer there.
+    pub fn retain(&self, membership: &StoredMembership) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.retain(|(id, _), _| membership.get_node(id).is_some());
     }
 
     pub fn identity(&self, to_member_id: u64) -> pb::Identity {
@@ -268,8 +335,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// At the URL that the member has now; openraft only knows the one that it had at first.
     fn client(&self) -> Result<PeerClient<Channel>, PeerError> {
-        self.peers.client_at(self.target, &self.node, self.purpose)
+        let membership = self.peers.progress.membership();
+        let member = membership.get_node(&self.target).unwrap_or(&self.node);
+        self.peers.client_at(self.target, member, self.purpose)
     }
 
     fn vote_request(&self, request: &VoteRequest<TypeConfig>) -> pb::VoteRequest {

@@ -4,43 +4,43 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{InitializeError, RaftError};
-use openraft::{Config, Instant, ServerState, SnapshotPolicy};
-use prost::Message;
+use openraft::{Instant, ServerState};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 
-use super::apply::{Applier, ApplyThread};
-use super::clock::ReplicatedClock;
-use super::digests::{Digest, Digests};
+use super::RequestError;
+use super::apply::ApplyThread;
+use super::digests::Digests;
 use super::feed::EventFeed;
-use super::log_store::{self, LogStore, Recovered};
-use super::log_thread::LogThread;
-use super::membership::MembershipKeeper;
-use super::network::{Network, OwnIdentity, Peers};
-use super::peer_service::{self, PeerService};
-use super::progress::Progress;
-use super::proposer::Proposer;
-use super::read_index::ReadIndex;
-use super::shard::{Shard, ShardLinks, Shards};
-use super::state_machine::{StateMachine, applied_state};
-use super::types::{self, Member, MemberAttributes, Raft, StoredMembership};
+use super::lease_rounds::{LeaseRound, PeerLeaseRound};
+use super::membership::{ChangePolicy, MemberRecord, MembershipChange};
+use super::membership_keeper::{Attempt, ChangeError, MembershipKeeper};
+use super::network::{OwnIdentity, Peers};
+use super::observer::Observer;
+use super::progress::{Expelled, Progress};
+use super::shard::{Shard, Shards};
+use super::state_machine::StateMachine;
+use super::types::{Member, Raft};
 use super::upkeep::Upkeep;
-use crate::limits;
+use super::wiring::{Wiring, own_record};
 use crate::runtime::Machine;
-use crate::storage::{Log, LogState, Mark, State, Views};
+use crate::storage::{Log, LogState, State, Views};
 
 /// How long a leader that stops waits for another one to take over.
 const TRANSFER_PATIENCE: Duration = Duration::from_millis(1_000);
 /// How often a member that is not yet in the membership as it should be tries again.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a change of the membership that could not be proposed waits before it is tried again.
+const CHANGE_RETRY_DELAY: Duration = Duration::from_millis(20);
+
+const LOST_DATA: &str = "it has lost its data since it joined, and with it what it voted and acknowledged; remove it \
+                         from the cluster and add it as a new member";
 
 /// What a member is started with.
 pub struct NodeOptions {
@@ -48,7 +48,7 @@ pub struct NodeOptions {
     pub name: String,
     pub client_urls: Vec<String>,
     /// The members that the cluster begins with, this one among them: id -> name and peer URLs. Every member must be
-    /// started with the same.
+    /// started with the same. None for a member that joins a running cluster.
     pub initial_members: BTreeMap<u64, (String, Vec<String>)>,
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms: u64,
@@ -61,16 +61,15 @@ pub struct NodeOptions {
     pub request_timeout: Duration,
     /// Drawn anew for each start of the process.
     pub process_incarnation: u64,
+    pub change_policy: ChangePolicy,
+    /// Begin as the only member, whatever the log says of others.
+    pub force_new_cluster: bool,
 }
 
-/// What the membership says of a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberRecord {
-    pub id: u64,
-    pub name: String,
-    pub peer_urls: Vec<String>,
-    pub client_urls: Vec<String>,
-    pub is_learner: bool,
+impl NodeOptions {
+    pub(super) fn election_timeout(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_ms)
+    }
 }
 
 /// Why a member could not start.
@@ -82,16 +81,43 @@ pub enum StartError {
     Log(String),
     #[error("raft cannot start: {0}")]
     Raft(String),
+    #[error(
+        "the member has been permanently removed from the cluster; its data directory is of no use any more: start a \
+         new member, with an empty one, after adding it to the cluster"
+    )]
+    Removed,
     #[error("a thread or the peer listener cannot be started: {0}")]
     System(#[from] io::Error),
+}
+
+/// Why a member has ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    Failed(String),
+    /// From the cluster, by an operator.
+    Removed,
+}
+
+/// Why the leadership was not moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum MoveLeaderError {
+    #[error("this member does not lead")]
+    NotLeader,
+    #[error("this is no member that could lead")]
+    BadTransferee,
+    #[error("the other member did not take over in time")]
+    TimedOut,
 }
 
 /// A running member. It lives on the raft runtime; what others need of it is shared.
 pub struct Node {
     pub(super) raft: Raft,
+    /// Of raft.
+    runtime: tokio::runtime::Handle,
     pub(super) own_id: u64,
     pub progress: Arc<Progress>,
     pub(super) peers: Arc<Peers>,
+    pub(super) membership: Arc<MembershipKeeper>,
     /// Gone once the member stops, and with it the thread.
     apply: Mutex<Option<ApplyThread>>,
     pub(super) digests: Arc<Digests>,
@@ -104,138 +130,90 @@ pub struct Node {
     /// For what this member asks of itself; its runtime is raft's.
     pub(super) own_shard: Arc<Shard>,
     /// Told once this member has published itself.
-    published: Arc<Notify>,
+    published: Notify,
     threads: Mutex<Vec<JoinHandle<()>>>,
     election_timeout: Duration,
+    lease_rounds: mpsc::Sender<LeaseRound>,
+    peer_lease_rounds: Mutex<Option<mpsc::Receiver<PeerLeaseRound>>>,
+    pub(super) request_timeout: Duration,
 }
 
 impl Node {
     /// Starts the member and serves its peers. To be called on the raft runtime, which its tasks stay on.
     pub async fn start(
         options: NodeOptions,
-        (log, log_state): (Log, LogState),
+        log: (Log, LogState),
         (state, views): (State, Views),
         machine: Machine,
+        observers: Vec<Arc<dyn Observer>>,
         peer_listeners: Vec<TcpListener>,
     ) -> Result<Arc<Self>, StartError> {
-        let applied_index = views.latest().mark().applied.map_or(0, |applied| applied.index);
-        let progress = Arc::new(Progress::new(applied_index));
-        let feed = Arc::new(EventFeed::new(views.latest().mark().revision, options.shards));
-        let clock = Arc::new(ReplicatedClock::starting_at(views.latest().mark().time_ms));
-        let durable_applied_index = Arc::new(AtomicU64::new(applied_index));
-        let (proposal_sender, proposals) = mpsc::channel(limits::PROPOSAL_BATCHES);
-        let (round_sender, rounds) = mpsc::channel(limits::READ_ROUNDS);
-        let links = ShardLinks {
-            member_id: options.own.member_id,
-            incarnation: options.process_incarnation,
-            request_timeout: options.request_timeout,
-            progress: progress.clone(),
-            proposals: proposal_sender.clone(),
-            read_rounds: round_sender,
-        };
-        let shards = Arc::new(Shards::new(options.shards, &links));
-        let own_shard = shards.own();
-        let published = Arc::new(Notify::new());
-
-        let digests = Arc::new(Digests::default());
-        let digest = views.latest().mark().digest;
-        digests.restart_from(Digest { index: applied_index, digest });
-
-        let recovered = recover(&log, &log_state)?;
-        let disk = log.reader();
-        let (log_thread, log_handle) = LogThread::start(log)?;
-        let log_store = LogStore::new(log_thread, disk, recovered, durable_applied_index.clone());
+        let (wiring, mut queues) = Wiring::new(&options, &views)?;
         let (reader, peers_reader) = (machine.reader(), machine.reader());
-        let applier = Applier {
-            state,
-            machine,
-            shards: shards.clone(),
-            progress: progress.clone(),
-            clock: clock.clone(),
-            feed: feed.clone(),
-            durable_applied_index,
-            digests: digests.clone(),
-            passed_over_index: 0,
-        };
-        let (apply, apply_handle) = ApplyThread::start(applier)?;
-
-        let election_timeout = Duration::from_millis(options.election_timeout_ms);
-        let peers = Arc::new(Peers::new(
-            options.own.clone(),
-            progress.clone(),
-            election_timeout,
-            options.snapshot_directory.clone(),
-        ));
-        let (_, membership) = applied_state(views.latest().mark())?;
-        progress.set_membership(Arc::new(membership));
-        let state_machine = StateMachine::new(apply.clone(), views.clone(), progress.clone());
-        let config = configuration(&options)?;
-        let network = Network { peers: peers.clone() };
-        let raft = Raft::new(options.own.member_id, config, network, log_store, state_machine)
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
-        initialize(&raft, &options).await?;
+        let (log, recovered) = wiring.recover(&options, log, &views)?;
+        let (log_store, log_handle) = wiring.start_log(log, recovered)?;
+        let (apply, apply_handle) = wiring.start_applying(&options, state, machine, observers)?;
+        let state_machine =
+            StateMachine::new(apply.clone(), views.clone(), wiring.progress.clone());
+        let raft = wiring.start_raft(&options, log_store, state_machine).await?;
 
         let node = Arc::new(Self {
             raft: raft.clone(),
+            runtime: tokio::runtime::Handle::current(),
             own_id: options.own.member_id,
-            progress: progress.clone(),
-            peers: peers.clone(),
+            progress: wiring.progress.clone(),
+            peers: wiring.peers.clone(),
+            membership: wiring.keeper(&options, raft),
             apply: Mutex::new(Some(apply)),
-            digests: digests.clone(),
+            digests: wiring.digests.clone(),
             snapshot_directory: options.snapshot_directory.clone(),
             defragmenting: tokio::sync::Mutex::new(()),
-            feed,
-            shards: shards.clone(),
-            own_shard: own_shard.clone(),
-            published: published.clone(),
+            feed: wiring.feed.clone(),
+            shards: wiring.shards.clone(),
+            own_shard: wiring.shards.own(),
+            published: Notify::new(),
             threads: Mutex::new(vec![log_handle, apply_handle]),
-            election_timeout,
-        });
-        tokio::spawn(node.clone().follow_metrics());
-
-        let membership = Arc::new(MembershipKeeper::new(raft.clone(), progress.clone()));
-        let service = PeerService {
-            own: options.own.clone(),
-            raft: raft.clone(),
-            progress: progress.clone(),
-            membership: membership.clone(),
-            proposals: proposal_sender,
+            election_timeout: options.election_timeout(),
+            lease_rounds: wiring.lease_rounds.clone(),
+            peer_lease_rounds: Mutex::new(queues.peer_lease_rounds.take()),
             request_timeout: options.request_timeout,
-            snapshot_directory: options.snapshot_directory.clone(),
-            digests,
-            views: views.clone(),
-            reader: Mutex::new(peers_reader),
-            peers: peers.clone(),
-        };
-        peer_service::serve(service, peer_listeners)?;
-        let request_timeout = options.request_timeout;
-        let proposer = Proposer {
-            raft: raft.clone(),
-            peers: peers.clone(),
-            progress: progress.clone(),
-            clock,
-            shards: shards.clone(),
-            request_timeout,
-        };
-        tokio::spawn(proposer.run(proposals));
-        let read_index =
-            ReadIndex { raft, peers: peers.clone(), progress: progress.clone(), request_timeout };
-        tokio::spawn(read_index.run(rounds));
-        let shard = own_shard.clone();
-        tokio::spawn(async move { own_shard.run().await });
-        tokio::spawn(Upkeep { reader, views, progress: progress.clone(), shard }.run());
-        let own = own_record(&options);
-        tokio::spawn(async move {
-            publish(own, peers, progress, membership).await;
-            published.notify_one();
         });
+        wiring.serve_peers(&options, &node, &views, peers_reader, peer_listeners)?;
+        wiring.spawn_proposing(&node, queues);
+        let shard = wiring.shards.own();
+        let progress = wiring.progress;
+        tokio::spawn(Upkeep { reader, views, progress, shard: shard.clone() }.run());
+        tokio::spawn(async move { shard.run().await });
+        tokio::spawn(node.membership.clone().run());
+        tokio::spawn(node.clone().follow_metrics());
+        tokio::spawn(node.clone().notice_expulsion());
+        tokio::spawn(node.clone().publish(own_record(&options)));
         Ok(node)
     }
 
     /// The shard of a client runtime.
     pub fn shard(&self, number: usize) -> Option<Arc<Shard>> {
         self.shards.get(number)
+    }
+
+    /// How many client runtimes there are.
+    pub fn shard_count(&self) -> usize {
+        self.shards.of_clients()
+    }
+
+    /// The shard of the member itself, whose runtime is raft's.
+    pub fn own_shard(&self) -> Arc<Shard> {
+        self.own_shard.clone()
+    }
+
+    /// Where the leader is asked for the time of leases.
+    pub fn lease_rounds(&self) -> mpsc::Sender<LeaseRound> {
+        self.lease_rounds.clone()
+    }
+
+    /// What peers ask this member for while it leads. There is one receiver: later calls give none.
+    pub fn peer_lease_rounds(&self) -> Option<mpsc::Receiver<PeerLeaseRound>> {
+        self.peer_lease_rounds.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Waits until this member can serve: a leader has confirmed that it leads, and the membership says of this member
@@ -265,15 +243,102 @@ impl Node {
         self.progress.is_learner()
     }
 
+    /// The members as of the last entry that was applied here.
     pub fn members(&self) -> Vec<MemberRecord> {
-        records(&self.progress.membership())
+        self.progress.applied_membership().records()
     }
 
-    /// Waits until this member cannot go on, and says why. Never returns while all is well.
-    pub async fn failed(&self) -> String {
+    /// Changes the membership, through the leader if that is another member, and waits until the change is applied
+    /// here. The change goes on if nobody waits for it any more.
+    pub async fn change_membership(
+        self: &Arc<Self>,
+        change: MembershipChange,
+    ) -> Result<Vec<MemberRecord>, ChangeError> {
+        let node = self.clone();
+        let changing = self.runtime.spawn(async move {
+            let deadline = node.request_timeout;
+            let made = async {
+                loop {
+                    match node.attempt_change(&change).await? {
+                        Attempt::NotNow => tokio::time::sleep(CHANGE_RETRY_DELAY).await,
+                        Attempt::Refused(refused) => return Err(ChangeError::Refused(refused)),
+                        Attempt::Unknown => return Err(RequestError::LeaderLost.into()),
+                        Attempt::Changed(changed) => return Ok(changed),
+                    }
+                }
+            };
+            let made = tokio::time::timeout(deadline, made).await;
+            let changed = made.map_err(|_| ChangeError::from(RequestError::TimedOut))??;
+            let applied = node.progress.wait_applied(changed.log_index);
+            // A member that is removed may never come to apply it.
+            drop(tokio::time::timeout(node.election_timeout, applied).await);
+            Ok(changed.members)
+        });
+        changing.await.map_err(|_| RequestError::Stopped)?
+    }
+
+    async fn attempt_change(&self, change: &MembershipChange) -> Result<Attempt, ChangeError> {
+        match self.progress.leader_id() {
+            _ if self.raft.is_leader() => Ok(self.membership.change(change).await),
+            Some(leader_id) if leader_id != self.own_id => {
+                let attempt = self.peers.change_membership(leader_id, change).await;
+                attempt.map_err(|error| {
+                    tracing::warn!(error = %error, "cannot forward a change of the membership");
+                    RequestError::ConnectionLost.into()
+                })
+            }
+            _ => Ok(Attempt::NotNow),
+        }
+    }
+
+    /// Hands the leadership to another member, and waits until that has it.
+    pub async fn move_leader(self: &Arc<Self>, to: u64) -> Result<(), MoveLeaderError> {
+        if !self.raft.is_leader() {
+            return Err(MoveLeaderError::NotLeader);
+        }
+        let membership = self.progress.membership();
+        let is_voter = membership.voter_ids().any(|voter| voter == to);
+        let leads = membership.get_node(&to).is_some_and(|member| !member.attributes().is_learner);
+        if !is_voter || !leads {
+            return Err(MoveLeaderError::BadTransferee);
+        }
+        if to == self.own_id {
+            return Ok(());
+        }
+        let node = self.clone();
+        let moving = self.runtime.spawn(async move {
+            // A leader that hands over serves nobody meanwhile: not to one that will not answer.
+            if !node.membership.is_in_touch(to) {
+                return false;
+            }
+            let mut metrics = node.raft.server_metrics();
+            if !node.membership.transfer(to, node.request_timeout).await {
+                return false;
+            }
+            let taken = async {
+                while metrics.borrow_watched().current_leader != Some(to) {
+                    if metrics.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::time::timeout(node.request_timeout, taken).await.is_ok()
+        });
+        match moving.await {
+            Ok(true) => Ok(()),
+            _ => Err(MoveLeaderError::TimedOut),
+        }
+    }
+
+    /// Waits until this member cannot go on, or is removed from the cluster. Never returns while all is well.
+    pub async fn ended(&self) -> Ended {
         tokio::select! {
-            reason = self.raft_failed() => reason,
-            reason = self.progress.wait_failure() => reason,
+            reason = self.raft_failed() => Ended::Failed(reason),
+            reason = self.progress.wait_failure() => Ended::Failed(reason),
+            why = self.progress.wait_expelled() => match why {
+                Expelled::Removed => Ended::Removed,
+                Expelled::LostData => Ended::Failed(LOST_DATA.to_owned()),
+            },
         }
     }
 
@@ -293,21 +358,9 @@ impl Node {
     pub async fn stop(&self) {
         if self.raft.is_leader()
             && let Some(successor) = self.successor()
+            && !self.membership.transfer(successor, TRANSFER_PATIENCE).await
         {
-            tracing::info!(to = format!("{successor:x}"), "handing the leadership over");
-            if self.raft.trigger().transfer_leader(successor).await.is_ok() {
-                let mut metrics = self.raft.server_metrics();
-                let gone = async {
-                    while metrics.borrow_watched().current_leader == Some(self.own_id) {
-                        if metrics.changed().await.is_err() {
-                            return;
-                        }
-                    }
-                };
-                if tokio::time::timeout(TRANSFER_PATIENCE, gone).await.is_err() {
-                    tracing::warn!("nobody took the leadership over in time; an election will");
-                }
-            }
+            tracing::warn!("nobody took the leadership over in time; an election will");
         }
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(error = %error, "raft did not stop in order");
@@ -348,8 +401,13 @@ impl Node {
         loop {
             let current = {
                 let current = changes.borrow_and_update();
-                self.progress.set_membership(current.membership_config.clone());
-                self.progress.set_learner(current.state == ServerState::Learner);
+                let membership = &current.membership_config;
+                if membership.log_id() != self.progress.membership().log_id() {
+                    self.peers.retain(membership);
+                }
+                self.progress.set_membership(membership.clone());
+                let own = membership.get_node(&self.own_id);
+                self.progress.set_learner(own.is_some_and(|own| own.attributes().is_learner));
                 let leads = current.state == ServerState::Leader
                     && current.current_leader == Some(self.own_id);
                 (current.vote.leader_id.term, current.current_leader, leads)
@@ -374,140 +432,51 @@ impl Node {
             }
         }
     }
-}
 
-/// The members as of a state.
-pub fn recorded_members(mark: &Mark) -> io::Result<Vec<MemberRecord>> {
-    Ok(records(&applied_state(mark)?.1))
-}
-
-fn records(membership: &StoredMembership) -> Vec<MemberRecord> {
-    let voters: Vec<u64> = membership.voter_ids().collect();
-    let record = |(id, member): (&u64, &Member)| {
-        let MemberAttributes { name, peer_urls, client_urls, .. } = member.attributes().clone();
-        MemberRecord { id: *id, name, peer_urls, client_urls, is_learner: !voters.contains(id) }
-    };
-    membership.nodes().map(record).collect()
-}
-
-/// openraft's settings.
-fn configuration(options: &NodeOptions) -> Result<Arc<Config>, StartError> {
-    let config = Config {
-        cluster_name: format!("{:x}", options.own.cluster_id),
-        heartbeat_interval: options.heartbeat_interval_ms,
-        election_timeout_min: (options.election_timeout_ms / 2)
-            .max(options.heartbeat_interval_ms + 1),
-        election_timeout_max: options.election_timeout_ms.max(options.heartbeat_interval_ms + 2),
-        enable_pre_vote: Some(true),
-        // The default loses acknowledged writes: a leader that dies with a tail that is not on disk, and restarts at
-        // once, would resume its term and give the same log id to another entry. Never to be changed
-        // (tests: `a_restarted_leader_does_not_reuse_log_ids`).
-        enable_leader_restore: Some(false),
-        // A follower that has lost its log must not be taken for one that is only behind.
-        allow_log_reversion: None,
-        quorum_loss_probe_interval: Some(options.election_timeout_ms * 2),
-        state_machine_channel_size: Some(limits::APPLY_COMMANDS),
-        max_payload_entries: limits::APPEND_REQUEST_ENTRIES,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
-        max_in_snapshot_log_to_keep: limits::LOG_KEPT_ENTRIES.min(options.snapshot_entries),
-        purge_batch_size: limits::LOG_PURGE_ENTRIES,
-        install_snapshot_timeout: limits::SNAPSHOT_TRANSFER_MS,
-        backoff: "50ms 100ms 200ms 500ms 1s".to_owned(),
-        broadcast_submitted_on_append: Some(true),
-        ..Config::default()
-    };
-    config.validate().map(Arc::new).map_err(|error| StartError::Configuration(error.to_string()))
-}
-
-/// Decodes what the log keeps of raft's own.
-fn recover(log: &Log, state: &LogState) -> Result<Recovered, StartError> {
-    let failed = |error: String| StartError::Log(error);
-    let decode_log_id = |row: &Bytes| {
-        let message = proto::instar::log::LogId::decode(row.clone())
-            .map_err(|error| failed(error.to_string()))?;
-        types::log_id_from_pb(message).map_err(|error| failed(error.to_string()))
-    };
-    let vote = state.vote.as_ref().map(|row| {
-        let message = proto::instar::log::Vote::decode(row.clone())
-            .map_err(|error| failed(error.to_string()))?;
-        types::vote_from_pb(Some(message)).map_err(|error| failed(error.to_string()))
-    });
-    let last_purged = state.purged.as_ref().map(|(_, row)| decode_log_id(row)).transpose()?;
-    let last_row = match state.last_index {
-        Some(index) => log
-            .reader()
-            .read(index..index + 1, usize::MAX)
-            .map_err(|error| failed(error.to_string()))?
-            .pop(),
-        None => None,
-    };
-    let last = last_row
-        .map(|(index, row)| log_store::log_id_of_row(index, row))
-        .transpose()
-        .map_err(|error| failed(error.to_string()))?;
-    Ok(Recovered {
-        vote: vote.transpose()?,
-        committed: state.committed.as_ref().map(decode_log_id).transpose()?,
-        last_purged,
-        last: last.or(last_purged),
-    })
-}
-
-/// Gives a new cluster its first membership. Every member does it, with the same members.
-async fn initialize(raft: &Raft, options: &NodeOptions) -> Result<(), StartError> {
-    let member = |(id, (name, peer_urls)): (&u64, &(String, Vec<String>))| {
-        let attributes = MemberAttributes {
-            name: name.clone(),
-            peer_urls: peer_urls.clone(),
-            ..MemberAttributes::default()
-        };
-        (*id, Member::new(attributes))
-    };
-    let members: BTreeMap<u64, Member> = options.initial_members.iter().map(member).collect();
-    match raft.initialize(members).await {
-        Ok(()) => Ok(()),
-        // There is a log or a vote already: the cluster has begun before.
-        Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-        Err(error) => Err(StartError::Raft(error.to_string())),
-    }
-}
-
-fn own_record(options: &NodeOptions) -> Member {
-    Member::new(MemberAttributes {
-        name: options.name.clone(),
-        peer_urls: Vec::new(),
-        client_urls: options.client_urls.clone(),
-        data_incarnation: Bytes::copy_from_slice(&options.own.data_incarnation),
-    })
-}
-
-/// Keeps trying until the membership says of this member what it says of itself.
-async fn publish(
-    own: Member,
-    peers: Arc<Peers>,
-    progress: Arc<Progress>,
-    membership: Arc<MembershipKeeper>,
-) {
-    let own_id = peers.own_id();
-    let published = || {
-        progress.membership().get_node(&own_id).is_some_and(|known| {
-            let (known, own) = (known.attributes(), own.attributes());
-            (&known.name, &known.client_urls, &known.data_incarnation)
-                == (&own.name, &own.client_urls, &own.data_incarnation)
-        })
-    };
-    while !published() {
-        match progress.leader_id() {
-            Some(leader_id) if leader_id == own_id => {
-                membership.set_attributes(own_id, own.clone()).await;
+    /// A member that hears of no leader asks the others whether it is one of them at all.
+    async fn notice_expulsion(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.election_timeout);
+        loop {
+            ticks.tick().await;
+            if self.progress.leader_id_within(self.election_timeout * 2).is_some() {
+                continue;
             }
-            Some(leader_id) => {
-                if let Err(error) = peers.publish(leader_id, &own).await {
-                    tracing::debug!(error = %error, "cannot publish this member yet");
+            let membership = self.progress.membership();
+            let others = membership.nodes().map(|(id, _)| *id).filter(|id| *id != self.own_id);
+            for id in others {
+                let asked = tokio::time::timeout(self.election_timeout, self.peers.read_index(id));
+                if let Ok(Err(error)) = asked.await
+                    && let Some(why) = error.expulsion()
+                {
+                    return self.progress.set_expelled(why);
                 }
             }
-            None => {}
         }
-        tokio::time::sleep(PUBLISH_INTERVAL).await;
+    }
+
+    /// Keeps trying until the membership says of this member what it says of itself.
+    async fn publish(self: Arc<Self>, own: Member) {
+        let published = || {
+            self.progress.membership().get_node(&self.own_id).is_some_and(|known| {
+                let (known, own) = (known.attributes(), own.attributes());
+                (&known.name, &known.client_urls, &known.data_incarnation)
+                    == (&own.name, &own.client_urls, &own.data_incarnation)
+            })
+        };
+        while !published() {
+            match self.progress.leader_id() {
+                Some(leader_id) if leader_id == self.own_id => {
+                    self.membership.set_attributes(self.own_id, own.clone()).await;
+                }
+                Some(leader_id) => {
+                    if let Err(error) = self.peers.publish(leader_id, &own).await {
+                        tracing::debug!(error = %error, "cannot publish this member yet");
+                    }
+                }
+                None => {}
+            }
+            tokio::time::sleep(PUBLISH_INTERVAL).await;
+        }
+        self.published.notify_one();
     }
 }

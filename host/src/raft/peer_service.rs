@@ -1,7 +1,8 @@
 //! The server side of the peer connections.
 //!
 //! Nothing of a message is looked at before its identity has been checked: openraft itself knows neither clusters nor
-//! data directories, and would take a stranger's vote.
+//! data directories, and would take a stranger's vote. `Members` alone is open: it changes nothing, and whoever wants
+//! to join has no identity yet.
 
 use std::io;
 use std::net::TcpListener;
@@ -17,13 +18,15 @@ use openraft::raft::{
 use prost::Message;
 use proto::instar::peer as pb;
 use proto::instar::peer::peer_server::{Peer, PeerServer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::change_messages;
 use super::digests::Digests;
-use super::membership::MembershipKeeper;
+use super::lease_rounds::{LeaseAsk, LeaseTime, PeerLeaseRound};
+use super::membership_keeper::{Attempt, MembershipKeeper};
 use super::network::{OwnIdentity, Peers};
 use super::progress::Progress;
 use super::proposer::Proposal;
@@ -42,6 +45,7 @@ pub struct PeerService {
     pub progress: Arc<Progress>,
     pub membership: Arc<MembershipKeeper>,
     pub proposals: mpsc::Sender<Vec<Proposal>>,
+    pub lease_rounds: mpsc::Sender<PeerLeaseRound>,
     pub request_timeout: Duration,
     pub snapshot_directory: std::path::PathBuf,
     pub digests: Arc<Digests>,
@@ -108,17 +112,17 @@ impl Doorkeeper {
                 "this member does not talk to itself; check the peer URLs",
             ));
         }
-        let membership = self.progress.membership();
-        // Before its first membership a member knows nobody; what it hears then is the cluster's first election.
-        if membership.log_id().is_some() {
-            let member = membership.get_node(&from).ok_or_else(|| {
-                Status::permission_denied(format!(
-                    "member {from:x} is not in this cluster (any more)"
-                ))
-            })?;
+        if self.progress.applied_membership().removed.contains(&from) {
+            // No other refusal has this code: see `PeerError::expulsion`.
+            return Err(Status::not_found(format!(
+                "member {from:x} has been permanently removed from the cluster"
+            )));
+        }
+        // A member that is not known may be new: it can lead before this member has heard of it.
+        if let Some(member) = self.progress.membership().get_node(&from) {
             let known = &member.attributes().data_incarnation;
             if !known.is_empty() && *known != identity.data_incarnation {
-                return Err(Status::permission_denied(format!(
+                return Err(Status::data_loss(format!(
                     "member {from:x} has lost its data since it joined, and with it what it voted and \
                      acknowledged; remove it from the cluster and add it as a new member"
                 )));
@@ -374,6 +378,44 @@ impl Peer for PeerService {
         Ok(Response::new(response))
     }
 
+    /// Whoever keeps the leases' time answers, once it is certain that this member leads.
+    async fn lease_times(
+        &self,
+        request: Request<pb::LeaseTimesRequest>,
+    ) -> Result<Response<pb::LeaseTimesResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        let confirmed = match self.serves_as_leader() {
+            true => read_index::confirm_term(&self.raft).await,
+            false => None,
+        };
+        let Some((term, index)) = confirmed else {
+            return Ok(Response::new(pb::LeaseTimesResponse::default()));
+        };
+        let ask = |ask: pb::LeaseAsk| LeaseAsk { id: ask.id, renew: ask.renew };
+        let asks = message.asks.into_iter().map(ask).collect();
+        let (reply, answer) = oneshot::channel();
+        let round = PeerLeaseRound { asks, term, index, reply };
+        self.lease_rounds.send(round).await.map_err(stopped)?;
+        let times = tokio::time::timeout(self.request_timeout, answer).await;
+        // No answer in time, or none at all: the term is over.
+        let Ok(Ok(Some(times))) = times else {
+            return Ok(Response::new(pb::LeaseTimesResponse::default()));
+        };
+        let time = |time| pb::LeaseTime {
+            answer: match time {
+                LeaseTime::Unknown => None,
+                LeaseTime::Pending => Some(pb::lease_time::Answer::Pending(true)),
+                LeaseTime::Seconds(seconds) => Some(pb::lease_time::Answer::Seconds(seconds)),
+            },
+        };
+        Ok(Response::new(pb::LeaseTimesResponse {
+            confirmed: true,
+            times: times.times.into_iter().map(time).collect(),
+            applied_index: times.applied_index,
+        }))
+    }
+
     async fn publish(
         &self,
         request: Request<pb::PublishRequest>,
@@ -387,5 +429,30 @@ impl Peer for PeerService {
         }
         let accepted = self.membership.set_attributes(id, member).await;
         Ok(Response::new(pb::PublishResponse { accepted }))
+    }
+
+    async fn change_membership(
+        &self,
+        request: Request<pb::ChangeMembershipRequest>,
+    ) -> Result<Response<pb::ChangeMembershipResponse>, Status> {
+        let message = request.into_inner();
+        self.admit(message.identity.as_ref())?;
+        let change = message.change.ok_or_else(|| invalid(DecodeError::Missing("change")))?;
+        let change = change_messages::change_from_pb(change);
+        let attempt = tokio::time::timeout(self.request_timeout, self.membership.change(&change));
+        let attempt = attempt.await.unwrap_or(Attempt::Unknown);
+        Ok(Response::new(change_messages::attempt_to_pb(attempt)))
+    }
+
+    async fn members(
+        &self,
+        _request: Request<pb::MembersRequest>,
+    ) -> Result<Response<pb::MembersResponse>, Status> {
+        let membership = self.progress.applied_membership();
+        let nodes = membership.stored.nodes();
+        Ok(Response::new(pb::MembersResponse {
+            cluster_id: self.own.cluster_id,
+            members: nodes.map(|(id, member)| types::member_to_pb(*id, member)).collect(),
+        }))
     }
 }

@@ -9,8 +9,25 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::membership::AppliedMembership;
 use super::types::StoredMembership;
 use crate::metrics::metrics;
+
+/// Whether this member leads, and since which term it does or does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    pub term: u64,
+    pub leads: bool,
+}
+
+/// Why a member is none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expelled {
+    /// By an operator.
+    Removed,
+    /// Its data directory is not the one that the others know it by.
+    LostData,
+}
 
 /// Figures of this member. Indices and terms only grow.
 #[derive(Debug)]
@@ -26,11 +43,16 @@ pub struct Progress {
     is_quarantined: AtomicBool,
     /// When a leader was last heard of, or, on the leader, a quorum; in milliseconds since the start.
     leader_seen_ms: AtomicU64,
+    /// The last one in the log, committed or not: the one that raft goes by.
     membership: ArcSwap<StoredMembership>,
+    applied_membership: ArcSwap<AppliedMembership>,
+    /// Why this member is none any more, once it has learned of it.
+    expelled: watch::Sender<Option<Expelled>>,
     applied_index: watch::Sender<u64>,
     /// Why this member cannot go on.
     failure: watch::Sender<Option<String>>,
     task_pending: watch::Sender<bool>,
+    leadership: watch::Sender<Leadership>,
 }
 
 impl Progress {
@@ -45,9 +67,12 @@ impl Progress {
             is_quarantined: AtomicBool::new(false),
             leader_seen_ms: AtomicU64::new(0),
             membership: ArcSwap::from_pointee(StoredMembership::default()),
+            applied_membership: ArcSwap::from_pointee(AppliedMembership::default()),
+            expelled: watch::Sender::new(None),
             applied_index: watch::Sender::new(applied_index),
             failure: watch::Sender::new(None),
             task_pending: watch::Sender::new(false),
+            leadership: watch::Sender::new(Leadership::default()),
         }
     }
 
@@ -96,6 +121,19 @@ impl Progress {
         self.membership.load_full()
     }
 
+    /// The membership as of the applied index, for whoever has waited for one.
+    pub fn applied_membership(&self) -> Arc<AppliedMembership> {
+        self.applied_membership.load_full()
+    }
+
+    /// Waits until this member has learned that it is no member any more.
+    pub async fn wait_expelled(&self) -> Expelled {
+        let mut expelled = self.expelled.subscribe();
+        // The sender lives as long as `self`.
+        let told = expelled.wait_for(Option::is_some).await;
+        told.ok().and_then(|told| *told).unwrap_or(Expelled::Removed)
+    }
+
     /// Waits until the entry with this index is applied here.
     pub async fn wait_applied(&self, index: u64) {
         let mut applied = self.applied_index.subscribe();
@@ -126,6 +164,11 @@ impl Progress {
         self.task_pending.subscribe()
     }
 
+    /// Follows whether this member leads.
+    pub fn subscribe_leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
     pub(super) fn set_applied(&self, index: u64, task_pending: Option<bool>) {
         if let Some(pending) = task_pending {
             self.task_pending
@@ -145,6 +188,9 @@ impl Progress {
         self.term.store(term, Ordering::Release);
         self.leader_id.store(leader_id.unwrap_or(0), Ordering::Release);
         self.is_leader.store(is_leader, Ordering::Release);
+        let leadership = Leadership { term, leads: is_leader };
+        self.leadership
+            .send_if_modified(|current| std::mem::replace(current, leadership) != leadership);
     }
 
     pub(super) fn set_learner(&self, is_learner: bool) {
@@ -157,6 +203,15 @@ impl Progress {
 
     pub(super) fn set_membership(&self, membership: Arc<StoredMembership>) {
         self.membership.store(membership);
+    }
+
+    /// To be called before `set_applied` tells of the entry.
+    pub(super) fn set_applied_membership(&self, membership: AppliedMembership) {
+        self.applied_membership.store(Arc::new(membership));
+    }
+
+    pub(super) fn set_expelled(&self, why: Expelled) {
+        self.expelled.send_replace(Some(why));
     }
 
     /// A leader (or, on the leader, a quorum) was heard of, `ago` before now.

@@ -87,9 +87,17 @@ impl ReadIndex {
 /// Asks a quorum whether this member still leads; the index to wait for if it does. Also what a follower's request ends
 /// in (`peer_service`).
 pub async fn confirm(raft: &Raft) -> Option<u64> {
+    confirm_term(raft).await.map(|(_, index)| index)
+}
+
+/// The same, and the term that this member leads in: the index to wait for is never older than the leader's first entry.
+pub async fn confirm_term(raft: &Raft) -> Option<(u64, u64)> {
     let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(RETRY_INTERVAL);
     match raft.get_read_linearizer(option).await {
-        Ok(linearizer) => Some(linearizer.read_log_id().index()),
+        Ok(linearizer) => {
+            let read_log_id = linearizer.read_log_id().log_id();
+            Some((read_log_id.leader_id.term, read_log_id.index))
+        }
         Err(error) => {
             tracing::debug!(error = %error, "leadership was not confirmed");
             None

@@ -79,6 +79,20 @@ impl Shard {
     /// An error other than `TooManyRequests` and `Stopped` leaves open whether the command was or will be applied.
     /// Dropping the future gives up waiting, and nothing else.
     pub async fn propose(&self, request: Bytes) -> Result<Outcome, RequestError> {
+        self.submit(request, 0)?.await
+    }
+
+    /// Hands a command over at once, and gives the wait for its outcome. Commands of one shard that mean something in
+    /// one term only come into the log in the order in which they were handed over.
+    ///
+    /// It means something in the term `only_in_term` only, or in all if that is 0: should the log have it in another
+    /// one, it does nothing (`TermOver`).
+    pub fn submit(
+        &self,
+        request: Bytes,
+        only_in_term: u64,
+    ) -> Result<impl Future<Output = Result<Outcome, RequestError>> + Send + 'static, RequestError>
+    {
         let behind = self.progress.committed_index().saturating_sub(self.progress.applied_index());
         if behind > limits::APPLY_LAG_ENTRIES || self.waiters.len() >= limits::PROPOSALS_PER_SHARD {
             return Err(RequestError::TooManyRequests);
@@ -92,11 +106,12 @@ impl Shard {
                 incarnation: self.incarnation,
                 request_id: (self.number << SHARD_SHIFT) | number,
             };
-            outbox.push(Proposal { command: Command { origin, time_ms: 0, request }, deadline });
+            let command = Command { origin, time_ms: 0, request, only_in_term };
+            outbox.push(Proposal { command, deadline });
             receiver
         };
         self.outbox_filled.notify_one();
-        receiver.await.map_err(|_| RequestError::Stopped)?
+        Ok(async move { receiver.await.map_err(|_| RequestError::Stopped)? })
     }
 
     /// How many commands wait for their outcome.
@@ -187,6 +202,10 @@ impl Shards {
             incarnation: links.incarnation,
             shards: shards.collect(),
         }
+    }
+
+    pub fn of_clients(&self) -> usize {
+        self.shards.len() - 1
     }
 
     /// The shard of a client runtime.

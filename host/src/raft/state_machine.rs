@@ -10,11 +10,11 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
-use prost::Message;
 
 use super::apply::ApplyThread;
+use super::membership::AppliedMembership;
 use super::progress::Progress;
-use super::types::{self, LeaderId, LogId, StoredMembership, TypeConfig};
+use super::types::{LeaderId, LogId, StoredMembership, TypeConfig};
 use crate::limits;
 use crate::storage::{Mark, View, Views};
 
@@ -49,13 +49,10 @@ pub fn applied_state(mark: &Mark) -> io::Result<(Option<LogId>, StoredMembership
         leader_id: LeaderId { term: applied.term, node_id: applied.leader_id },
         index: applied.index,
     });
-    let stored = proto::instar::log::StoredMembership::decode(mark.membership.clone())
-        .map_err(types::DecodeError::from)
-        .and_then(types::stored_membership_from_pb)
-        .map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the stored membership {error}"))
-        })?;
-    Ok((applied, stored))
+    let membership = AppliedMembership::decode(&mark.membership).map_err(|error| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("the stored membership {error}"))
+    })?;
+    Ok((applied, membership.stored))
 }
 
 /// A view as openraft's snapshot; none of a state that nothing was applied to.

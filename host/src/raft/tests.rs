@@ -1,6 +1,6 @@
 //! Members in one process, over real sockets and real files: what the end-to-end tests cannot arrange.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpListener;
 use std::path::Path;
@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::entry::EntryPayload;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest, RangeRequest};
 use proto::instar::kv;
 
+use super::RequestError;
 use super::digests::Verdict;
+use super::membership::{ChangePolicy, ChangeRefused, MemberRecord, MembershipChange};
+use super::membership_keeper::ChangeError;
 use super::network::OwnIdentity;
-use super::node::{Node, NodeOptions};
+use super::node::{Ended, Node, NodeOptions};
+use super::types::{Member, Membership};
 use crate::runtime::{BUILT_IN, Machine, Runtime};
 use crate::storage::{Backends, DataDir, Identity, Log, State, Tables, Views, files};
 
@@ -92,6 +97,8 @@ impl TestCluster {
                 shards: 1,
                 request_timeout: Duration::from_secs(7),
                 process_incarnation: rand::random(),
+                change_policy: ChangePolicy { strict: true, max_learners: 1 },
+                force_new_cluster: false,
             };
             TestMember {
                 options: Box::new(options),
@@ -221,6 +228,7 @@ fn run(
             log,
             (state, views.clone()),
             machine.clone(),
+            Vec::new(),
             vec![listener],
         ))
         .expect("the member starts");
@@ -445,6 +453,35 @@ fn another_leader_takes_over_without_losing_anything() {
     }
 }
 
+/// A leader that has lost its leadership may have decided something that the new one would not: what was meant for one
+/// term does nothing in another, on no member.
+#[test]
+fn a_command_for_one_term_does_nothing_in_another() {
+    let mut cluster = TestCluster::new(3);
+    let submit = |cluster: &TestCluster, number: usize, command, term| {
+        let running = cluster.members[number].running.as_ref().expect("it runs");
+        let shard = running.node.shard(0).expect("there is a shard");
+        let outcome = shard.submit(command, term).expect("there is room");
+        running.runtime.block_on(outcome)
+    };
+    let leader = cluster.leader();
+    let term = cluster.node(leader).progress.term();
+    let outcome = submit(&cluster, leader, put("a", "in its term"), term).expect("it is applied");
+    assert_eq!(outcome.revision, 2);
+
+    cluster.crash(leader);
+    let next = cluster.leader();
+    assert!(cluster.node(next).progress.term() > term);
+    for through in [next, 3 - leader - next] {
+        let outcome = submit(&cluster, through, put("a", "too late"), term);
+        assert_eq!(outcome.map(|outcome| outcome.revision), Err(RequestError::TermOver));
+    }
+    assert_eq!(cluster.propose(next, put("b", "1")), 3, "nothing was applied in between");
+    cluster.start(leader, &files());
+    cluster.expect_equal_states();
+    assert_eq!(cluster.get(leader, "a").unwrap(), "in its term");
+}
+
 /// A file whose syncs can be made to hang: what was written meanwhile is lost with the process.
 #[derive(Debug)]
 struct StallingFile {
@@ -549,4 +586,107 @@ fn a_restarted_leader_does_not_reuse_log_ids() {
         assert_eq!(cluster.get(member, "b").unwrap(), "not on the leader's disk");
         assert_eq!(cluster.get(member, "c").unwrap(), "after the restart");
     }
+}
+
+/// A leader that dies between the two steps of a change leaves a joint configuration behind, which needs two quorums
+/// for everything. The next leader makes it uniform, and who was to be removed learns of it.
+#[test]
+fn a_half_done_change_is_finished_by_the_next_leader() {
+    let mut cluster = TestCluster::new(3);
+    let leader = cluster.leader();
+    let own_id = leader as u64 + 1;
+    cluster.propose(leader, put("a", "1"));
+    let running = cluster.members[leader].running.as_ref().expect("it runs");
+    let raft = running.node.raft.clone();
+    let deadline = Instant::now() + PATIENCE;
+    running.runtime.block_on(async {
+        loop {
+            let now = raft.metrics().borrow_watched().membership_config.membership().clone();
+            let all: BTreeSet<u64> = now.voter_ids().collect();
+            let rest = all.iter().copied().filter(|id| *id != own_id).collect();
+            let nodes: BTreeMap<u64, Member> =
+                now.nodes().map(|(id, member)| (*id, member.clone())).collect();
+            let joint = Membership::new(vec![all, rest], nodes).expect("a membership");
+            // Refused while members still publish themselves.
+            match raft.append_membership(joint, EntryPayload::Blank, []).await {
+                Ok(_) => return,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    cluster.crash(leader);
+
+    let other = (leader + 1) % 3;
+    while !cluster.node(other).progress.applied_membership().removed.contains(&own_id) {
+        assert!(Instant::now() < deadline, "nobody finishes the change");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let membership = cluster.node(other).progress.applied_membership();
+    assert_eq!(membership.stored.membership().get_joint_config().len(), 1);
+    assert!(membership.stored.get_node(&own_id).is_none());
+    cluster.propose(other, put("a", "2"));
+
+    cluster.start(leader, &files());
+    let running = cluster.members[leader].running.as_ref().expect("it runs");
+    let ended = running
+        .runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, running.node.ended()).await });
+    assert_eq!(ended, Ok(Ended::Removed));
+}
+
+/// A leader that was elected just now has not heard of everyone yet.
+fn change_when_healthy(running: &Running, change: MembershipChange) -> Vec<MemberRecord> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match running.runtime.block_on(running.node.change_membership(change.clone())) {
+            Ok(members) => return members,
+            Err(error) => {
+                let is_early = error == ChangeError::Refused(ChangeRefused::Unhealthy);
+                assert!(is_early && Instant::now() < deadline, "{error}");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// etcd 3.5 could apply a change of the membership, die, and come back with another one, because its store and its
+/// index were written apart. Here a member that dies at once has the change, or gets it from the log.
+#[test]
+fn a_change_of_the_membership_survives_a_crash_of_everyone() {
+    let mut cluster = TestCluster::new(3);
+    let leader = cluster.leader();
+    let change = MembershipChange::Add {
+        id: 9,
+        peer_urls: vec!["http://nobody:1".into()],
+        is_learner: true,
+    };
+    let running = cluster.members[leader].running.as_ref().expect("it runs");
+    let members = change_when_healthy(running, change);
+    assert_eq!(members.iter().filter(|member| member.is_learner).count(), 1);
+    for number in 0..3 {
+        cluster.crash(number);
+    }
+    for number in 0..3 {
+        cluster.start(number, &files());
+    }
+    let leader = cluster.leader();
+    cluster.propose(leader, put("a", "1"));
+    cluster.expect_equal_states();
+    for number in 0..3 {
+        let records = cluster.node(number).members();
+        assert_eq!(records.iter().map(|record| record.id).collect::<Vec<_>>(), [1, 2, 3, 9]);
+        assert!(records[3].is_learner);
+    }
+    // And its removal is remembered: the id does not come back.
+    let running = cluster.members[leader].running.as_ref().expect("it runs");
+    let node = &running.node;
+    assert_eq!(change_when_healthy(running, MembershipChange::Remove { id: 9 }).len(), 3);
+    let again = MembershipChange::Add {
+        id: 9,
+        peer_urls: vec!["http://nobody:1".into()],
+        is_learner: true,
+    };
+    let refused = running.runtime.block_on(node.change_membership(again)).unwrap_err();
+    assert_eq!(refused, ChangeError::Refused(ChangeRefused::MemberNotFound));
 }

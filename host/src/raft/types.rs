@@ -66,6 +66,8 @@ pub struct Command {
     /// Replicated time in milliseconds, stamped by the leader.
     pub time_ms: u64,
     pub request: Bytes,
+    /// The only term in which it means anything; 0 stands for all of them.
+    pub only_in_term: u64,
 }
 
 impl fmt::Display for Command {
@@ -83,6 +85,8 @@ pub struct MemberAttributes {
     /// Empty until the member has published itself.
     pub name: String,
     pub peer_urls: Vec<String>,
+    /// Whether it is to stay without a vote. Any other member gets its vote as soon as it has caught up.
+    pub is_learner: bool,
     /// Empty until the member has published itself.
     pub client_urls: Vec<String>,
     /// Of the data directory that the member published itself from; empty until then.
@@ -146,6 +150,7 @@ pub fn command_to_pb(command: &Command) -> pb::Command {
         origin: Some(pb::Origin { member_id, incarnation, request_id }),
         time_ms: command.time_ms,
         request: command.request.clone(),
+        only_in_term: command.only_in_term,
     }
 }
 
@@ -159,18 +164,21 @@ pub fn command_from_pb(command: pb::Command) -> Command {
         },
         time_ms: command.time_ms,
         request: command.request,
+        only_in_term: command.only_in_term,
     }
 }
 
 pub fn member_to_pb(id: u64, member: &Member) -> pb::Member {
-    let MemberAttributes { name, peer_urls, client_urls, data_incarnation } =
+    let MemberAttributes { name, peer_urls, is_learner, client_urls, data_incarnation } =
         member.attributes().clone();
-    pb::Member { id, name, peer_urls, client_urls, is_learner: false, data_incarnation }
+    pb::Member { id, name, peer_urls, client_urls, is_learner, data_incarnation }
 }
 
 pub fn member_from_pb(member: pb::Member) -> (u64, Member) {
-    let pb::Member { id, name, peer_urls, client_urls, data_incarnation, .. } = member;
-    (id, Member::new(MemberAttributes { name, peer_urls, client_urls, data_incarnation }))
+    let pb::Member { id, name, peer_urls, client_urls, is_learner, data_incarnation } = member;
+    let attributes =
+        MemberAttributes { name, peer_urls, is_learner, client_urls, data_incarnation };
+    (id, Member::new(attributes))
 }
 
 pub fn membership_to_pb(membership: &Membership) -> pb::Membership {
@@ -197,6 +205,7 @@ pub fn stored_membership_to_pb(stored: &StoredMembership) -> pb::StoredMembershi
     pb::StoredMembership {
         log_id: stored.log_id().as_ref().map(log_id_to_pb),
         membership: Some(membership_to_pb(stored.membership())),
+        removed_member_ids: Vec::new(),
     }
 }
 

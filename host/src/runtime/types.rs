@@ -46,7 +46,7 @@ pub struct Outcome {
     pub response: Result<Bytes, Rejection>,
     /// The state's revision after the entry.
     pub revision: u64,
-    /// Durable rows that the entry wrote, for watchers, in order.
+    /// Durable rows that the entry wrote or removed, for watchers and timers, in order.
     pub events: Vec<RowRef>,
     /// Whether [`super::Reader::next_task`] has something to propose.
     pub task_pending: bool,

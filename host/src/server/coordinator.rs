@@ -17,11 +17,15 @@ use crate::api::{
     Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
     Standing,
 };
+use crate::lease::Leases;
 use crate::metrics::metrics;
-use crate::raft::{self, Node, Shard, WatchEvent};
+use crate::raft::{self, ChangeError, MembershipChange, MoveLeaderError, Node, Shard, WatchEvent};
 use crate::runtime::{Admission, Answer, CallError, LocalFailure, QueryError, Reader};
 use crate::storage::Views;
 use crate::watch::{History, HistoryError, Hub};
+
+/// Of a store that was never written to, of which the machine has not said anything yet. etcd's.
+const FIRST_REVISION: u64 = 1;
 
 /// What all coordinators have in common.
 #[derive(Clone)]
@@ -41,6 +45,7 @@ pub struct ClientCoordinator {
     /// A warm instance, used by this runtime's thread alone: the lock is never waited for.
     pub reader: Mutex<Reader>,
     pub query_pool: QueryPool,
+    pub leases: Leases,
     /// How many snapshots may be written at the same time.
     pub snapshots: Arc<Semaphore>,
     pub watches: Hub,
@@ -106,7 +111,9 @@ impl From<raft::RequestError> for RequestError {
         match error {
             raft::RequestError::TooManyRequests => Self::TooManyRequests,
             raft::RequestError::TimedOut => Self::Timeout,
-            raft::RequestError::LeaderLost => Self::TimeoutLeaderFailed,
+            raft::RequestError::LeaderLost | raft::RequestError::TermOver => {
+                Self::TimeoutLeaderFailed
+            }
             raft::RequestError::ConnectionLost => Self::TimeoutConnectionLost,
             raft::RequestError::Stopped => Self::Stopped,
             raft::RequestError::Corrupt => Self::Corrupt,
@@ -116,6 +123,16 @@ impl From<raft::RequestError> for RequestError {
 
 fn answered(answer: Answer) -> Answered {
     Answered { revision: answer.revision, body: answer.body, next: answer.next }
+}
+
+fn info(member: raft::MemberRecord) -> MemberInfo {
+    MemberInfo {
+        id: member.id,
+        name: member.name,
+        peer_urls: member.peer_urls,
+        client_urls: member.client_urls,
+        is_learner: member.is_learner,
+    }
 }
 
 impl Coordinator for ClientCoordinator {
@@ -149,6 +166,27 @@ impl Coordinator for ClientCoordinator {
         self.check_service()?;
         let confirmed = self.shard.read_index().await;
         Ok(confirmed.inspect_err(|_| metrics().read_indexes_failed.inc())?)
+    }
+
+    async fn changed(&self, since: u64) {
+        let changed = || self.shared.views.latest().mark().revision != since;
+        while !changed() {
+            let applied = self.shared.node.progress.applied_index();
+            // A batch that came in between has moved the index, or is in the view.
+            if !changed() {
+                self.shared.node.progress.wait_applied(applied + 1).await;
+            }
+        }
+    }
+
+    async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        self.check_service()?;
+        Ok(self.leases.renew(id).await?)
+    }
+
+    async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        self.check_service()?;
+        Ok(self.leases.remaining(id).await?)
     }
 
     /// The machine compacts in steps that the log carries: each of them may be the last.
@@ -200,7 +238,7 @@ impl Coordinator for ClientCoordinator {
         let view = self.shared.views.latest();
         NodeStatus {
             standing: self.standing(),
-            revision: view.mark().revision,
+            revision: view.mark().revision.max(FIRST_REVISION),
             raft_index: self.shared.node.progress.committed_index(),
             raft_applied_index: self.shared.node.progress.applied_index(),
             db_size_bytes: view.size_bytes(),
@@ -220,18 +258,30 @@ impl Coordinator for ClientCoordinator {
     }
 
     fn members(&self) -> Vec<MemberInfo> {
-        let info = |member: raft::MemberRecord| MemberInfo {
-            id: member.id,
-            name: member.name,
-            peer_urls: member.peer_urls,
-            client_urls: member.client_urls,
-            is_learner: member.is_learner,
-        };
         self.shared.node.members().into_iter().map(info).collect()
     }
 
+    async fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> Result<Vec<MemberInfo>, RequestError> {
+        match self.shared.node.change_membership(change).await {
+            Ok(members) => Ok(members.into_iter().map(info).collect()),
+            Err(ChangeError::Refused(refused)) => Err(refused.into()),
+            Err(ChangeError::Request(error)) => Err(error.into()),
+        }
+    }
+
+    async fn move_leader(&self, to: u64) -> Result<(), RequestError> {
+        self.shared.node.move_leader(to).await.map_err(|error| match error {
+            MoveLeaderError::NotLeader => RequestError::NotLeader,
+            MoveLeaderError::BadTransferee => RequestError::BadLeaderTransferee,
+            MoveLeaderError::TimedOut => RequestError::TimeoutLeaderTransfer,
+        })
+    }
+
     async fn run(self: Arc<Self>) {
-        tokio::join!(self.shard.run(), self.watches.run(&*self));
+        tokio::join!(self.shard.run(), self.leases.run(), self.watches.run(&*self));
     }
 }
 

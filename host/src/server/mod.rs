@@ -23,8 +23,11 @@ use self::coordinator::{ClientCoordinator, Shared};
 use self::query_pool::QueryPool;
 use crate::api::{self, BindError, Listeners, Purpose, ServeError};
 use crate::config::{AutoCompaction, ClusterState, Config, Url};
+use crate::lease::{Keeper, KeeperLinks, Leases};
 use crate::limits;
-use crate::raft::{self, Node, NodeOptions, OwnIdentity, StartError};
+use crate::raft::{
+    self, ChangePolicy, Ended, JoinError, Node, NodeOptions, OwnIdentity, StartError,
+};
 use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
 use crate::watch::Hub;
@@ -33,6 +36,9 @@ use crate::watch::Hub;
 /// below the 1.5 s after which etcd's users expect the process to be gone.
 const CLIENT_GRACE: Duration = Duration::from_millis(200);
 
+/// How long a member that was removed goes on, so that its clients get their answers; etcd's figure.
+const REMOVAL_GRACE: Duration = Duration::from_secs(1);
+
 /// Why the server could not start, or had to end. Each says what to do.
 #[derive(Debug, Error)]
 pub enum ServerError {
@@ -40,11 +46,8 @@ pub enum ServerError {
     Bind(#[from] BindError),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    #[error(
-        "--initial-cluster-state=existing is for members that join a running cluster, which is not supported yet; \
-         start all members of a new cluster with --initial-cluster-state=new"
-    )]
-    CannotJoin,
+    #[error(transparent)]
+    Join(#[from] JoinError),
     #[error(
         "{0}; if the disk is sound, move the data directory away and restore this member from its peers"
     )]
@@ -87,15 +90,23 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let shards = std::thread::available_parallelism().map_or(1, usize::from);
     let options = node_options(&config, &data, shards);
     let request_timeout = options.request_timeout;
+    let keeper = Arc::new(lease_keeper(&config, &machine));
     let start = RaftStart {
         options,
         log,
         state: (state, views.clone()),
         machine: machine.clone(),
+        keeper: keeper.clone(),
         peers,
         auto_compaction: config.auto_compaction,
     };
     let raft = RaftThread::start(start)?;
+    let leases = keep_leases(keeper, &raft.node, &views)?;
+    let lease_rounds = raft.node.lease_rounds();
+    let leases = || {
+        let (keeper, links) = leases.clone();
+        Leases::new(keeper, links, lease_rounds.clone(), request_timeout)
+    };
     let shared = Shared {
         node: raft.node.clone(),
         views,
@@ -103,7 +114,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         max_txn_ops: config.max_txn_ops,
         request_timeout,
     };
-    let coordinators = coordinators(&shared, &machine, shards)?;
+    let coordinators = coordinators(&shared, &machine, leases)?;
     let settings = api::Settings {
         cluster_id: identity.cluster_id,
         member_id: identity.member_id,
@@ -112,6 +123,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         election_timeout: Duration::from_millis(u64::from(config.election_timeout_ms)),
         http: config.http.clone(),
         grpc: config.grpc.clone(),
+        minimum_lease_ttl_s: minimum_lease_ttl_s(&config),
     };
     let server = api::serve(clients, coordinators, settings)?;
 
@@ -121,6 +133,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     match end {
         End::Asked => Ok(()),
         End::Failed(reason) => Err(ServerError::Failed(reason)),
+        End::Removed => Ok(()),
     }
 }
 
@@ -156,11 +169,28 @@ fn open_data(config: &Config) -> Result<DataDir, ServerError> {
         member_id: config.member_id,
         incarnation: rand::random(),
     };
-    if config.initial_cluster_state == ClusterState::Existing && !DataDir::exists(&config.data_dir)
-    {
-        return Err(ServerError::CannotJoin);
+    let joins = config.initial_cluster_state == ClusterState::Existing;
+    if DataDir::exists(&config.data_dir) {
+        // A member that has joined keeps its flags, and they describe the cluster as it was then.
+        let may_differ = joins || !config.initial_cluster_is_given;
+        return Ok(DataDir::open(&config.data_dir, fresh, may_differ)?);
     }
-    Ok(DataDir::open(&config.data_dir, fresh, !config.initial_cluster_is_given)?)
+    let (cluster, name) = (&config.initial_cluster, &config.name);
+    if joins {
+        let joined = raft::join(cluster, name, config.max_learners)?;
+        let (cluster_id, member_id) = (joined.cluster_id, joined.member_id);
+        let identity = Identity { cluster_id, member_id, ..fresh };
+        return Ok(DataDir::open(&config.data_dir, identity, false)?);
+    }
+    raft::was_started_before(cluster, name)?;
+    Ok(DataDir::open(&config.data_dir, fresh, false)?)
+}
+
+/// Whether this member begins the cluster together with the others that its flags name.
+fn begins_cluster(config: &Config, identity: &Identity) -> bool {
+    config.initial_cluster_state == ClusterState::New
+        && config.initial_cluster.cluster_id == identity.cluster_id
+        && config.member_id == identity.member_id
 }
 
 /// Tells when the state was made by another machine than the one that is built in.
@@ -179,10 +209,11 @@ fn urls(urls: &[Url]) -> Vec<String> {
 }
 
 fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
-    let members = config.initial_cluster.members.iter();
+    let identity = data.identity();
+    let begins = begins_cluster(config, identity);
+    let members = config.initial_cluster.members.iter().filter(|_| begins);
     let initial_members: BTreeMap<u64, (String, Vec<String>)> =
         members.map(|member| (member.id, (member.name.clone(), urls(&member.peer_urls)))).collect();
-    let identity = data.identity();
     let election_timeout_ms = u64::from(config.election_timeout_ms);
     NodeOptions {
         own: OwnIdentity {
@@ -201,14 +232,50 @@ fn node_options(config: &Config, data: &DataDir, shards: usize) -> NodeOptions {
         // etcd's: time for a slow disk, and for an election on top.
         request_timeout: Duration::from_millis(5_000 + 2 * election_timeout_ms),
         process_incarnation: rand::random(),
+        change_policy: ChangePolicy {
+            strict: config.strict_reconfig_check,
+            max_learners: config.max_learners,
+        },
+        force_new_cluster: config.force_new_cluster && !data.is_new(),
     }
+}
+
+/// As in etcd: three halves of the time of an election, in whole seconds.
+fn minimum_lease_ttl_s(config: &Config) -> i64 {
+    let ticks = config.election_timeout_ms / config.heartbeat_interval_ms.max(1);
+    let minimum_ms = u64::from(3 * ticks / 2) * u64::from(config.heartbeat_interval_ms);
+    minimum_ms.div_ceil(1_000) as i64
+}
+
+fn lease_keeper(config: &Config, machine: &Machine) -> Keeper {
+    let extension = Duration::from_millis(u64::from(config.election_timeout_ms));
+    Keeper::new(&machine.description().tables, minimum_lease_ttl_s(config), extension)
+}
+
+/// Starts the thread that keeps the time of leases; it ends with raft.
+fn keep_leases(
+    keeper: Arc<Keeper>,
+    node: &Arc<Node>,
+    views: &Views,
+) -> Result<(Arc<Keeper>, KeeperLinks), ServerError> {
+    let links = KeeperLinks {
+        shard: node.own_shard(),
+        progress: node.progress.clone(),
+        views: views.clone(),
+    };
+    let Some(peers) = node.peer_lease_rounds() else { return Ok((keeper, links)) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let run = keeper.clone().run(links.clone(), peers);
+    std::thread::Builder::new().name("lease".to_owned()).spawn(move || runtime.block_on(run))?;
+    Ok((keeper, links))
 }
 
 fn coordinators(
     shared: &Shared,
     machine: &Machine,
-    shards: usize,
+    leases: impl Fn() -> Leases,
 ) -> Result<Vec<Arc<ClientCoordinator>>, ServerError> {
+    let shards = shared.node.shard_count();
     let query_pool = QueryPool::start(machine, shards)?;
     let snapshots = Arc::new(Semaphore::new(limits::CLIENT_SNAPSHOTS));
     let coordinator = |(number, shard)| {
@@ -218,6 +285,7 @@ fn coordinators(
             shard,
             reader: Mutex::new(machine.reader()),
             query_pool: query_pool.clone(),
+            leases: leases(),
             snapshots: snapshots.clone(),
         })
     };
@@ -229,6 +297,7 @@ fn coordinators(
 
 enum End {
     Asked,
+    Removed,
     Failed(String),
 }
 
@@ -249,11 +318,22 @@ fn wait_for_end(node: &Arc<Node>, config: &Config) -> Result<End, ServerError> {
         let end = tokio::select! {
             _ = terminate.recv() => End::Asked,
             _ = interrupt.recv() => End::Asked,
-            reason = node.failed() => End::Failed(reason),
+            ended = node.ended() => match ended {
+                Ended::Failed(reason) => End::Failed(reason),
+                Ended::Removed => End::Removed,
+            },
             () = ready => End::Asked,
         };
-        if let End::Asked = end {
-            tracing::info!("stopping, as the process was told to");
+        match end {
+            End::Asked => tracing::info!("stopping, as the process was told to"),
+            End::Removed => {
+                // Whoever asked this very member to remove itself is still to be answered.
+                tokio::time::sleep(REMOVAL_GRACE).await;
+                let error = "the member has been permanently removed from the cluster";
+                tracing::warn!(error, "server error");
+                tracing::warn!("data-dir used by this member must be removed");
+            }
+            End::Failed(_) => {}
         }
         Ok(end)
     })
@@ -265,6 +345,7 @@ struct RaftStart {
     log: (Log, crate::storage::LogState),
     state: (State, Views),
     machine: Machine,
+    keeper: Arc<Keeper>,
     peers: Listeners,
     auto_compaction: Option<AutoCompaction>,
 }
@@ -283,10 +364,11 @@ impl RaftThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
             runtime.block_on(async {
-                let RaftStart { options, log, state, machine, peers, auto_compaction } = start;
+                let RaftStart { options, log, state, machine, keeper, peers, auto_compaction } =
+                    start;
                 let views = state.1.clone();
                 let sockets = peers.into_sockets();
-                let node = Node::start(options, log, state, machine, sockets).await;
+                let node = Node::start(options, log, state, machine, vec![keeper], sockets).await;
                 let running = node.as_ref().ok().cloned();
                 // The starting thread waits for exactly this one message.
                 drop(started.send(node));

@@ -82,10 +82,10 @@ impl Overlay {
         Ok(count)
     }
 
-    /// Whether the entry in work has put this row, and it is still there.
+    /// Whether the entry in work has put this row, or removed it.
     pub fn wrote(&self, table: TableId, key: &[u8]) -> bool {
         let written = self.writes(table).ok().and_then(|writes| writes.get(key));
-        written.is_some_and(|written| written.entry == self.entry && written.value.is_some())
+        written.is_some_and(|written| written.entry == self.entry)
     }
 
     /// Whether the entry in work has written nothing.

@@ -75,6 +75,37 @@ impl Member {
         }
     }
 
+    /// A member of the same program with the same flags, below the same directory, that is to join a running cluster:
+    /// with which members, `joins` says later.
+    pub fn sibling(&self, name: &str) -> Self {
+        let directory = self.data_directory.parent().unwrap_or(&self.data_directory);
+        let own = ["name", "data-dir", "listen-", "advertise-", "initial-", "force-new-cluster"];
+        let is_own =
+            |flag: &&String| own.iter().any(|name| flag.trim_start_matches("--").starts_with(name));
+        let flags = self.flags.iter().filter(|flag| !is_own(flag)).cloned().collect();
+        Self::new(&self.binary, name, directory, free_port(), flags)
+    }
+
+    /// Sets what the member is told of the cluster that it joins.
+    pub fn joins(&mut self, members: &[proto::etcdserverpb::Member]) {
+        let own = self.peer_url();
+        let pairs = members.iter().flat_map(|member| {
+            let is_own = member.peer_ur_ls.contains(&own);
+            let name = if is_own { self.name.clone() } else { format!("{:x}", member.id) };
+            member.peer_ur_ls.iter().map(move |url| format!("{name}={url}"))
+        });
+        let cluster = pairs.collect::<Vec<_>>().join(",");
+        self.flags.retain(|flag| !flag.starts_with("--initial-cluster"));
+        self.flags.push(format!("--initial-cluster={cluster}"));
+        self.flags.push("--initial-cluster-state=existing".into());
+    }
+
+    /// Where its peers find it.
+    pub fn peer_url(&self) -> String {
+        let flag = "--initial-advertise-peer-urls=";
+        self.flags.iter().find_map(|each| each.strip_prefix(flag)).unwrap_or_default().to_owned()
+    }
+
     /// Starts the process without waiting until it serves.
     pub fn spawn(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.name);

@@ -18,6 +18,11 @@ pub enum Call {
     Txn(pb::TxnRequest),
     Compact(pb::CompactionRequest),
     HashKv(pb::HashKvRequest),
+    LeaseGrant(pb::LeaseGrantRequest),
+    LeaseRevoke(i64),
+    LeaseKeepAlive(i64),
+    LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
+    LeaseLeases,
 }
 
 /// One message of an answer.
@@ -29,7 +34,16 @@ pub enum Message {
     Txn(pb::TxnResponse),
     Compact(pb::CompactionResponse),
     HashKv(pb::HashKvResponse),
+    LeaseGrant(pb::LeaseGrantResponse),
+    LeaseRevoke(pb::LeaseRevokeResponse),
+    LeaseKeepAlive(pb::LeaseKeepAliveResponse),
+    LeaseTimeToLive(pb::LeaseTimeToLiveResponse),
+    LeaseLeases(pb::LeaseLeasesResponse),
 }
+
+/// How much less than all of its time a lease may have left in a comparison: two servers are never asked at the same
+/// moment.
+const LEASE_TOLERANCE_S: i64 = 200;
 
 /// An answer: its messages (a stream has several), then an error or none.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -66,6 +80,19 @@ impl Call {
                 let answer = client.maintenance.clone().hash_kv(request).await?;
                 Message::HashKv(answer.into_inner())
             }
+            Self::LeaseGrant(request) => {
+                Message::LeaseGrant(client.grant(request.id, request.ttl).await?)
+            }
+            Self::LeaseRevoke(id) => Message::LeaseRevoke(client.revoke(id).await?),
+            Self::LeaseKeepAlive(id) => Message::LeaseKeepAlive(client.keep_alive(id).await?),
+            Self::LeaseTimeToLive(request) => {
+                let answer = client.lease.clone().lease_time_to_live(request).await?;
+                Message::LeaseTimeToLive(answer.into_inner())
+            }
+            Self::LeaseLeases => {
+                let answer = client.lease.clone().lease_leases(pb::LeaseLeasesRequest {}).await?;
+                Message::LeaseLeases(answer.into_inner())
+            }
             Self::RangeStream(request) => {
                 let mut stream = kv.range_stream(request).await?.into_inner();
                 while let Some(part) = stream.message().await? {
@@ -94,6 +121,11 @@ impl Message {
             Self::Txn(message) => message.header.as_ref(),
             Self::Compact(message) => message.header.as_ref(),
             Self::HashKv(message) => message.header.as_ref(),
+            Self::LeaseGrant(message) => message.header.as_ref(),
+            Self::LeaseRevoke(message) => message.header.as_ref(),
+            Self::LeaseKeepAlive(message) => message.header.as_ref(),
+            Self::LeaseTimeToLive(message) => message.header.as_ref(),
+            Self::LeaseLeases(message) => message.header.as_ref(),
         }
     }
 
@@ -105,6 +137,20 @@ impl Message {
             Self::Txn(message) => anonymise_txn(message),
             Self::Compact(message) => anonymise(&mut message.header),
             Self::HashKv(message) => anonymise(&mut message.header),
+            Self::LeaseGrant(message) => anonymise(&mut message.header),
+            Self::LeaseRevoke(message) => anonymise(&mut message.header),
+            Self::LeaseKeepAlive(message) => anonymise(&mut message.header),
+            Self::LeaseTimeToLive(message) => {
+                anonymise(&mut message.header);
+                message.keys.sort();
+                if (0..LEASE_TOLERANCE_S).contains(&(message.granted_ttl - message.ttl)) {
+                    message.ttl = message.granted_ttl;
+                }
+            }
+            Self::LeaseLeases(message) => {
+                anonymise(&mut message.header);
+                message.leases.sort_by_key(|lease| lease.id);
+            }
         }
     }
 }

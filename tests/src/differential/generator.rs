@@ -56,18 +56,36 @@ pub struct Generator {
     random: StdRng,
     /// For values that differ from all before.
     counter: u64,
+    /// Whether requests are about leases, half of them.
+    leases: bool,
+    /// A lease that has little time, and must be gone before it is over.
+    short_lease: Option<i64>,
 }
+
+/// Ids that leases are given, by request.
+const LEASES: [i64; 8] = [1, 2, 3, 7, -1, 0x7fff, i64::MAX, i64::MIN];
 
 /// Keys a transaction writes already; `None` where it may clash.
 type Written = Option<HashSet<Bytes>>;
 
 impl Generator {
     pub fn new(seed: u64) -> Self {
-        Self { random: StdRng::seed_from_u64(seed), counter: 0 }
+        Self { random: StdRng::seed_from_u64(seed), counter: 0, leases: false, short_lease: None }
+    }
+
+    /// One that draws requests about leases as well.
+    pub fn with_leases(seed: u64) -> Self {
+        Self { leases: true, ..Self::new(seed) }
     }
 
     /// The next request.
     pub fn call(&mut self) -> Call {
+        if let Some(id) = self.short_lease.take() {
+            return Call::LeaseRevoke(id);
+        }
+        if self.leases && self.chance(0.5) {
+            return self.lease_call();
+        }
         match self.random.random_range(0..1000) {
             0..260 => Call::Put(self.put()),
             260..500 => Call::Range(self.range()),
@@ -148,7 +166,37 @@ impl Generator {
         }
     }
 
+    /// A request about leases. Times are so long that none is over before the test is.
+    fn lease_call(&mut self) -> Call {
+        let id = self.pick(&LEASES);
+        match self.random.random_range(0..100) {
+            0..35 => {
+                let ttl = self.random.random_range(1_000..100_000);
+                Call::LeaseGrant(pb::LeaseGrantRequest { id, ttl })
+            }
+            35..40 => {
+                let ttl = self.pick(&[0, 1, -1, i64::MIN]);
+                self.short_lease = Some(id);
+                Call::LeaseGrant(pb::LeaseGrantRequest { id, ttl })
+            }
+            40..43 => {
+                let ttl = self.pick(&[9_000_000_000, 9_000_000_001, i64::MAX]);
+                Call::LeaseGrant(pb::LeaseGrantRequest { id, ttl })
+            }
+            43..58 => Call::LeaseRevoke(if self.chance(0.05) { 0 } else { id }),
+            58..75 => Call::LeaseKeepAlive(if self.chance(0.05) { 0 } else { id }),
+            75..93 => {
+                let keys = self.chance(0.8);
+                Call::LeaseTimeToLive(pb::LeaseTimeToLiveRequest { id, keys })
+            }
+            _ => Call::LeaseLeases,
+        }
+    }
+
     fn lease(&mut self) -> i64 {
+        if self.leases {
+            return if self.chance(0.4) { self.pick(&LEASES) } else { 0 };
+        }
         if self.chance(0.03) { self.pick(&[1, -1, 7, i64::MAX]) } else { 0 }
     }
 

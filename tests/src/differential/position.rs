@@ -56,7 +56,7 @@ impl Known {
                     hash.revision = 0;
                 }
             }
-            Call::Put(_) | Call::DeleteRange(_) => {}
+            _ => {}
         }
         call
     }

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 11] = [
     &["main"],
     &["server"],
     &["api"],
-    &["watch"],
+    &["watch", "lease"],
     &["raft"],
     &["runtime"],
     &["storage"],
@@ -25,7 +25,7 @@ const LAYERS: [&[&str]; 11] = [
 const WALLS: [(&[&str], &[&str]); 6] = [
     (
         &["tonic", "hyper", "hyper_util", "h2"],
-        &["api", "raft/network", "raft/peer_service", "raft/snapshot_stream", "raft/node"],
+        &["api", "raft/network", "raft/peer_service", "raft/snapshot_stream", "raft/join"],
     ),
     (&["wasmtime"], &["runtime"]),
     (&["openraft"], &["raft"]),

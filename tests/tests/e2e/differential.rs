@@ -13,6 +13,8 @@ use tests::differential::{Call, Generator, Message, Pair, Reply, shrink};
 const REQUESTS: u64 = 24_000;
 /// Fresh servers are started now and then: some bugs show only while there is little data.
 const REQUESTS_PER_PAIR: u64 = 6_000;
+/// Requests in CI that are about leases, half of them.
+const LEASE_REQUESTS: u64 = 10_000;
 /// How long a reproduction is shrunk.
 const SHRINK_WITHIN: Duration = Duration::from_secs(90);
 
@@ -30,15 +32,37 @@ pub async fn same_answers(scene: Scene) -> Result<Verdict> {
     let requests = REQUESTS * scene.campaign;
     let started = Instant::now();
     for part in 0..requests.div_ceil(REQUESTS_PER_PAIR) {
-        compare(&scene, &pair, scene.seed.wrapping_add(part), REQUESTS_PER_PAIR).await?;
+        let generator = Generator::new(scene.seed.wrapping_add(part));
+        compare(&scene, &pair, generator, REQUESTS_PER_PAIR).await?;
     }
     let rate = requests as f64 / started.elapsed().as_secs_f64();
     scene.note(format!("{requests} requests, seed {}, {rate:.0} a second", scene.seed));
     Ok(Verdict::Passed)
 }
 
-async fn compare(scene: &Scene, pair: &Pair, seed: u64, requests: u64) -> Result<()> {
-    let mut generator = Generator::new(seed);
+/// Leases are granted, used, renewed, asked about and revoked alike by both.
+pub async fn same_leases(scene: Scene) -> Result<Verdict> {
+    if let Err(reason) = etcd_programs() {
+        return Ok(Verdict::Skipped(reason));
+    }
+    let directory = scene.directory.clone();
+    let pair = Pair { subject: scene.subject, directory, planted: None };
+    let requests = LEASE_REQUESTS * scene.campaign;
+    for part in 0..requests.div_ceil(REQUESTS_PER_PAIR) {
+        let generator = Generator::with_leases(scene.seed.wrapping_add(part));
+        compare(&scene, &pair, generator, REQUESTS_PER_PAIR.min(requests)).await?;
+    }
+    scene.note(format!("{requests} requests, seed {}", scene.seed));
+    Ok(Verdict::Passed)
+}
+
+async fn compare(
+    scene: &Scene,
+    pair: &Pair,
+    mut generator: Generator,
+    requests: u64,
+) -> Result<()> {
+    let seed = scene.seed;
     let mut running = pair.start().await?;
     let mut sent = Vec::new();
     for _ in 0..requests {

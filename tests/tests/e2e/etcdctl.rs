@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// Command lines, and what goes to their standard input.
-const COMMANDS: [(&str, &str); 44] = [
+const COMMANDS: [(&str, &str); 60] = [
     ("put greeting hello", ""),
     ("put greeting again --prev-kv", ""),
     ("get greeting", ""),
@@ -57,6 +57,22 @@ const COMMANDS: [(&str, &str); 44] = [
     ("endpoint hashkv --rev=8 -w json", ""),
     ("member list", ""),
     ("member list -w json", ""),
+    ("lease revoke 7b", ""),
+    ("lease timetolive 7b", ""),
+    ("lease timetolive 7b -w json", ""),
+    ("lease timetolive 7b -w fields", ""),
+    ("lease keep-alive --once 7b", ""),
+    ("lease list", ""),
+    ("lease list -w json", ""),
+    ("lease list -w fields", ""),
+    ("lease grant", ""),
+    ("lease grant x", ""),
+    ("lease grant 9000000001", ""),
+    ("lease revoke", ""),
+    ("lease timetolive", ""),
+    ("lease keep-alive", ""),
+    ("put leased x --lease=7b", ""),
+    ("put leased --ignore-lease", ""),
 ];
 /// Commands whose output holds times and sizes: only how they end is compared, and that they print.
 const LOOSE_COMMANDS: [&str; 6] = [
@@ -141,6 +157,47 @@ async fn run(etcdctl: &Path, cluster: &Cluster, command: &str, input: &str) -> R
         None => error,
     };
     Ok(Printed { code: output.status.code(), out: text(&output.stdout), error })
+}
+
+/// Leases, locks and elections by the commands that operators know, and etcd's own load generator, against three members.
+pub async fn leases_and_locks(scene: Scene) -> Result<Verdict> {
+    let programs = match etcd_programs() {
+        Ok(programs) => programs,
+        Err(reason) => return Ok(Verdict::Skipped(reason)),
+    };
+    let cluster = Plan::new(scene.subject, 3, &scene.directory).start().await?;
+    let etcdctl = async |command: &str| {
+        let printed = run(&programs.etcdctl, &cluster, command, "").await?;
+        ensure!(printed.code == Some(0), "etcdctl {command}: {printed:?}");
+        Ok(printed.out)
+    };
+    let granted = etcdctl("lease grant 100").await?;
+    let id = granted.split(' ').nth(1).context("an id")?.to_owned();
+    ensure!(granted == format!("lease {id} granted with TTL(100s)\n"), "{granted}");
+    etcdctl(&format!("put leased x --lease={id}")).await?;
+    let left = etcdctl(&format!("lease timetolive {id} --keys")).await?;
+    ensure!(left.contains("granted with TTL(100s)"), "{left}");
+    ensure!(left.ends_with("attached keys([leased])\n"), "{left}");
+    let renewed = etcdctl(&format!("lease keep-alive --once {id}")).await?;
+    ensure!(renewed == format!("lease {id} keepalived with TTL(100)\n"), "{renewed}");
+    ensure!(etcdctl("lease list").await?.contains(&id), "the list lacks it");
+    let revoked = etcdctl(&format!("lease revoke {id}")).await?;
+    ensure!(revoked == format!("lease {id} revoked\n"), "{revoked}");
+    ensure!(etcdctl("get leased").await?.is_empty(), "its key has outlived it");
+    let locked = etcdctl("lock door echo inside").await?;
+    ensure!(locked == "inside\n", "{locked}");
+
+    let all: Vec<&str> = cluster.members.iter().map(|member| member.address.as_str()).collect();
+    let benchmark = Command::new(&programs.benchmark)
+        .arg(format!("--endpoints={}", all.join(",")))
+        .args(["--clients=10", "--conns=5", "lease-keepalive", "--total=3000"])
+        .output()
+        .await
+        .context("benchmark")?;
+    let out = String::from_utf8_lossy(&benchmark.stdout);
+    ensure!(benchmark.status.success() && !out.contains("Error distribution"), "{out}");
+    ensure!(out.contains("Requests/sec"), "{out}");
+    Ok(Verdict::Passed)
 }
 
 /// The names in JSON output, in order.

@@ -74,8 +74,19 @@ pub async fn bytes_that_are_no_message(scene: Scene) -> Result<Verdict> {
     }
     still_serves(&mut cluster).await?;
 
-    let paths =
-        ["KV/Range", "KV/Put", "KV/Txn", "KV/DeleteRange", "KV/Compact", "Maintenance/HashKV"];
+    let paths = [
+        "etcdserverpb.KV/Range",
+        "etcdserverpb.KV/Put",
+        "etcdserverpb.KV/Txn",
+        "etcdserverpb.KV/DeleteRange",
+        "etcdserverpb.KV/Compact",
+        "etcdserverpb.Maintenance/HashKV",
+        "etcdserverpb.Lease/LeaseGrant",
+        "etcdserverpb.Lease/LeaseKeepAlive",
+        "etcdserverpb.Lease/LeaseTimeToLive",
+        "v3lockpb.Lock/Unlock",
+        "v3electionpb.Election/Proclaim",
+    ];
     for round in 0..NONSENSE_ROUNDS {
         for path in paths {
             let mut body = raw::framed(&garbage(1 + round)).to_vec();
@@ -86,7 +97,7 @@ pub async fn bytes_that_are_no_message(scene: Scene) -> Result<Verdict> {
                 2 => body[1] = 0xff,
                 _ => body[0] = 1,
             }
-            let path = format!("/etcdserverpb.{path}");
+            let path = format!("/{path}");
             let answer = raw::grpc_answer(&address, &path, body.into());
             let answer = answer.await.with_context(|| format!("{path}, round {round}"))?;
             ensure!(round != 2 || !answer.starts_with("0 "), "{path} took a message of 4 GiB");

@@ -14,6 +14,9 @@ use tests::load::Ledger;
 use tokio::process::Command;
 use tonic::Status;
 
+/// Longer than a test takes.
+const LEASE_TTL_S: i64 = 600;
+
 /// What a program answered: as text, with its own ids taken out.
 fn told<T: std::fmt::Debug>(id: u64, answer: Result<T, Status>) -> String {
     match answer {
@@ -78,6 +81,7 @@ async fn everything_under_alarms(client: &Client) -> Result<Vec<String>> {
     let mut told_all = Vec::new();
     for (kind, other) in [(1, 0x77), (2, id)] {
         client.put("a", "1").await?;
+        client.grant(1, LEASE_TTL_S).await?;
         let revision = client.put("a", "2").await?.header.unwrap_or_default().revision;
         for (action, member, kind) in [
             (0, 0, 0),
@@ -104,6 +108,8 @@ async fn everything_under_alarms(client: &Client) -> Result<Vec<String>> {
         told_all.push(told(id, client.get_serializable("a").await.map(|response| response.kvs)));
         told_all.push(told(id, delete(client, "a").await));
         told_all.push(told(id, compact(client, revision).await));
+        told_all.push(told(id, client.grant(2, LEASE_TTL_S).await.map(|_| ())));
+        told_all.push(told(id, client.revoke(1).await.map(|_| ())));
         told_all.push(told(id, client.hash_kv(0).await.map(|hash| hash.compact_revision)));
         let status = client.status().await;
         let errors = |status: &pb::StatusResponse| {
@@ -119,6 +125,10 @@ async fn everything_under_alarms(client: &Client) -> Result<Vec<String>> {
             told_all.push(told(id, answer));
         }
         told_all.push(told(id, client.put("a", "4").await.map(|_| ())));
+        told_all.push(told(id, client.grant(3, LEASE_TTL_S).await.map(|_| ())));
+        for lease in [1, 2, 3] {
+            told_all.push(told(id, client.revoke(lease).await.map(|_| ())));
+        }
     }
     for (action, version) in
         [(0, ""), (0, "x"), (1, "3.x"), (0, "3.7"), (1, "4.0.0"), (2, ""), (9, "")]
@@ -175,6 +185,7 @@ async fn fill_and_make_room(client: &Client) -> Result<(Vec<String>, usize)> {
     answers.push(told(id, client.put("small", "").await.map(|_| ())));
     answers.push(told(id, client.txn(txn(vec![put_op("b")], vec![])).await.map(|_| ())));
     answers.push(told(id, client.txn(txn(vec![range_op("b")], vec![])).await.map(|_| ())));
+    answers.push(told(id, client.grant(1, LEASE_TTL_S).await.map(|_| ())));
     answers.push(told(id, alarm(client, 0, 0, 0).await.map(|answer| answer.alarms)));
     let status = client.status().await?;
     ensure!(status.db_size > QUOTA_BYTES / 2, "the size is {}", status.db_size);
@@ -279,6 +290,10 @@ pub async fn a_backup_is_etcds(scene: Scene) -> Result<Verdict> {
     for number in 0..2_000 {
         client.put(&format!("key/{}", number % 700), &format!("value {number}")).await?;
     }
+    for id in [1, i64::MAX] {
+        client.grant(id, LEASE_TTL_S).await?;
+    }
+    client.put_leased("leased", 1).await?;
     delete(&client, "key/5").await?;
     compact(&client, 900).await?;
     let addresses = [cluster.members[0].address.clone()];
@@ -323,6 +338,9 @@ pub async fn a_backup_is_etcds(scene: Scene) -> Result<Verdict> {
         (hash.hash, hash.compact_revision) == (own.hash, own.compact_revision),
         "HashKV at {revision}: {hash:?} there, {own:?} here"
     );
+    ensure!(there.leases().await? == [1, i64::MAX], "the leases are {:?}", there.leases().await?);
+    let lease = there.time_to_live(1).await?;
+    ensure!(lease.granted_ttl == LEASE_TTL_S && lease.keys == ["leased"], "{lease:?}");
     there.put("and", "it takes writes").await?;
     Ok(Verdict::Passed)
 }

@@ -17,6 +17,8 @@ use tests::cluster::{Cluster, Plan, Program};
 use tests::load::{Ledger, Tally};
 use tonic::Status;
 
+use crate::membership::got_snapshot;
+
 const ROUNDS: u64 = 9;
 const WRITERS: usize = 24;
 /// Acknowledged puts between two faults.
@@ -185,9 +187,7 @@ pub async fn far_behind(scene: Scene) -> Result<Verdict> {
     cluster.members[behind].wait_answer(async || client.get("any").await).await?;
     ledger.wait_progress(PUTS_BETWEEN).await?;
     settle(&scene, &cluster, ledger).await?;
-    let log = cluster.members[behind].log();
-    let told = log.lines().find(|line| line.contains("snapshot") && line.contains("appl"));
-    scene.note(format!("its log: {}", told.unwrap_or("nothing about an applied snapshot")));
+    ensure!(got_snapshot(&cluster.members[behind].log()), "it was sent no snapshot");
     // And once more from the disk that the snapshot left.
     cluster.members[behind].kill();
     cluster.members[behind].start().await?;

@@ -33,6 +33,18 @@ impl Coordinator for Nothing {
         Ok(())
     }
 
+    async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        Ok(Some(id))
+    }
+
+    async fn changed(&self, _since: u64) {
+        std::future::pending().await
+    }
+
+    async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        Ok(Some(id))
+    }
+
     async fn compacted(&self, _revision: i64) -> Result<(), RequestError> {
         Ok(())
     }
@@ -72,6 +84,17 @@ impl Coordinator for Nothing {
 
     fn members(&self) -> Vec<MemberInfo> {
         Vec::new()
+    }
+
+    async fn change_membership(
+        &self,
+        _: MembershipChange,
+    ) -> Result<Vec<MemberInfo>, RequestError> {
+        Ok(Vec::new())
+    }
+
+    async fn move_leader(&self, _: u64) -> Result<(), RequestError> {
+        Ok(())
     }
 }
 

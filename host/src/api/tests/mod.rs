@@ -27,7 +27,7 @@ use super::{
 };
 use crate::config::{GrpcConfig, HttpConfig, Url};
 use crate::metrics::Calls;
-use crate::raft::EventFeed;
+use crate::raft::{ChangeRefused, EventFeed, MembershipChange};
 use crate::runtime::{Admission, Rejection, Route};
 use crate::watch::Hub;
 
@@ -53,6 +53,7 @@ pub(super) const SETTINGS: Settings = Settings {
         warning_duration: Duration::from_millis(300),
         watch_progress_notify_interval: Duration::from_secs(600),
     },
+    minimum_lease_ttl_s: 2,
 };
 
 /// A key of which `query` and `propose` do not answer until `release` is notified.
@@ -219,6 +220,22 @@ impl Coordinator for Fake {
         Ok(())
     }
 
+    /// Even leases are there, and have as much time as their number says.
+    async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        self.check_leader()?;
+        Ok((id % 2 == 0).then_some(id))
+    }
+
+    async fn changed(&self, since: u64) {
+        while self.revision.load(Ordering::SeqCst) == since {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
+        self.renew_lease(id).await
+    }
+
     async fn compacted(&self, _revision: i64) -> Result<(), RequestError> {
         self.wait().await;
         Ok(())
@@ -275,6 +292,20 @@ impl Coordinator for Fake {
             client_urls: vec!["http://localhost:2379".into()],
             is_learner: false,
         }]
+    }
+
+    async fn change_membership(
+        &self,
+        change: MembershipChange,
+    ) -> Result<Vec<MemberInfo>, RequestError> {
+        match change {
+            MembershipChange::Add { .. } => Ok(self.members()),
+            _ => Err(ChangeRefused::MemberNotFound.into()),
+        }
+    }
+
+    async fn move_leader(&self, to: u64) -> Result<(), RequestError> {
+        if to == 0xa1 { Ok(()) } else { Err(RequestError::BadLeaderTransferee) }
     }
 }
 

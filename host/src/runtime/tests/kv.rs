@@ -118,9 +118,9 @@ impl Subject for Both {
         kv().check(&self.component.view()).map_err(|error| error.to_string())
     }
 
-    fn key_rows(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn rows(&mut self, table: guest_kv::tables::Table) -> Vec<(Vec<u8>, Vec<u8>)> {
         let rows = self.component.rows().into_iter();
-        let rows = rows.filter(|(table, ..)| *table == guest_kv::tables::KEY);
+        let rows = rows.filter(|(of, ..)| *of == table);
         rows.map(|(_, key, value)| (key, value)).collect()
     }
 }
@@ -168,5 +168,8 @@ fn batches_and_restarts_do_not_show() {
 fn durable_tables_are_etcds_buckets() {
     let tables = &kv().description().tables;
     let durable = tables.iter().filter(|table| table.kind == TableKind::Durable);
-    assert_eq!(durable.map(|table| &*table.name).collect::<Vec<_>>(), ["key", "meta", "alarm"]);
+    assert_eq!(
+        durable.map(|table| &*table.name).collect::<Vec<_>>(),
+        ["key", "meta", "lease", "lease_grant", "alarm"]
+    );
 }
