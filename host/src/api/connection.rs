@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use h2::{Ping, PingPong};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -153,10 +154,8 @@ pub(super) async fn serve_http2<C: Coordinator>(
                 Some(Ok((request, response))) => {
                     let call = grpc::serve(service.clone(), unread.clone(), request, response);
                     let open = Open::new(&calls);
-                    tokio::spawn(async move {
-                        call.await;
-                        drop(open);
-                    });
+                    // An `async` block would have room for the call twice, and copy all of it.
+                    tokio::spawn(call.map(move |()| drop(open)));
                 }
                 Some(Err(error)) => return tracing::debug!(%error, "an HTTP/2 connection broke"),
                 None => return,

@@ -1,6 +1,8 @@
 //! The KV service, and the hashes and alarms of Maintenance: everything that the state machine answers. The host does not read
 //! these requests, with the exception of Compact, of which it has to know whether to wait.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use prost::Message;
@@ -28,9 +30,6 @@ pub(super) async fn unary<C: Coordinator>(
         Method::DeleteRange => EtcdRequest::DeleteRange,
         Method::Txn => EtcdRequest::Txn,
         Method::Alarm => EtcdRequest::Alarm,
-        Method::Compact => return compact(service, headers, message).await,
-        Method::Hash => return hash(service, headers, OwnRequest::Hash, message, turn).await,
-        Method::HashKv => return hash(service, headers, OwnRequest::HashKv, message, turn).await,
         _ => EtcdRequest::Range,
     };
     let request = wire::etcd_request(kind, message);
@@ -44,6 +43,22 @@ pub(super) async fn unary<C: Coordinator>(
     match admission.route {
         Route::Write => propose(service, kind, request, message.len()).await,
         Route::Read | Route::LocalRead => query(service, request, admission, turn).await,
+    }
+}
+
+/// The same for the calls that operators make.
+pub(super) async fn unary_of_operators<C: Coordinator>(
+    service: &Service<C>,
+    method: Method,
+    headers: &HeaderMap,
+    message: &Bytes,
+    turn: &mut Turn<'_>,
+) -> Result<Frame, Status> {
+    match method {
+        Method::Compact => compact(service, headers, message).await,
+        Method::Hash => hash(service, headers, OwnRequest::Hash, message, turn).await,
+        Method::HashKv => hash(service, headers, OwnRequest::HashKv, message, turn).await,
+        other => unary(service, other, headers, message, turn).await,
     }
 }
 
@@ -133,7 +148,7 @@ pub(super) async fn range_stream<C: Coordinator>(
     };
     loop {
         let read = read(service, request, admission, turn);
-        let answered = match unless_gone(responder, read).await? {
+        let answered = match unless_gone(responder, pin!(read)).await? {
             Ok(answered) => answered,
             Err(error) => return Ok(Err(error.into())),
         };

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::pin::pin;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -46,7 +47,7 @@ pub(super) async fn snapshot<C: Coordinator>(
         return Ok(Err(status));
     }
     let SnapshotFile { mut file, size_bytes } =
-        match unless_gone(responder, service.coordinator.snapshot()).await? {
+        match unless_gone(responder, pin!(service.coordinator.snapshot())).await? {
             Ok(snapshot) => snapshot,
             Err(error) => return Ok(Err(error.into())),
         };
@@ -55,7 +56,7 @@ pub(super) async fn snapshot<C: Coordinator>(
     let mut remaining_bytes = size_bytes;
     while remaining_bytes > 0 {
         let most = remaining_bytes.min(limits::CLIENT_SNAPSHOT_READ_BYTES as u64) as usize;
-        let read = unless_gone(responder, read_portion(file, most)).await?;
+        let read = unless_gone(responder, pin!(read_portion(file, most))).await?;
         let portion = match read {
             Ok((same, portion)) => {
                 file = same;
