@@ -4,6 +4,7 @@
 //! - Writing never holds up who logs. Lines go to a thread of their own, and are dropped, and counted, when the output
 //!   does not take them.
 //! - Lines of other crates are logged from `warn` on, and never above it: what is an error is ours to say.
+//! - openraft's word on every single failed message is for debugging: `raft/network` tells of an outage once.
 //! - zap's level `fatal` is an error event with the field `fatal = true`. It ends nothing by itself.
 
 mod line;
@@ -101,8 +102,18 @@ impl Log {
             _ => LogLevel::Debug,
         };
         let is_trace = *metadata.level() == Level::TRACE;
-        !is_trace && level >= self.level && (is_ours(metadata) || level >= LogLevel::Warn)
+        let is_told_once = self.level > LogLevel::Debug && is_of_one_message(metadata);
+        !is_trace
+            && !is_told_once
+            && level >= self.level
+            && (is_ours(metadata) || level >= LogLevel::Warn)
     }
+}
+
+/// What openraft says of a message that failed, many times a second while a peer is down.
+fn is_of_one_message(metadata: &Metadata<'_>) -> bool {
+    const SOURCES: [&str; 2] = ["openraft::core::heartbeat", "openraft::replication"];
+    SOURCES.iter().any(|source| metadata.target().starts_with(source))
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {

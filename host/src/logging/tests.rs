@@ -74,6 +74,17 @@ fn other_crates_do_not_speak_of_errors() {
     );
 }
 
+/// While a peer was down, openraft's words about each message filled the log with dozens of lines a second.
+#[test]
+fn messages_that_fail_are_for_debugging() {
+    let all = || {
+        tracing::warn!(target: "openraft::core::heartbeat::worker", "a heartbeat");
+        tracing::warn!(target: "openraft::replication", "entries");
+    };
+    assert!(logged(LogLevel::Info, all).is_empty());
+    assert_eq!(logged(LogLevel::Debug, all).len(), 2);
+}
+
 #[test]
 fn a_line_has_a_limit() {
     let huge = "\u{e4}".repeat(1 << 20);

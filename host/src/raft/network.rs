@@ -4,7 +4,7 @@
 //! the cluster, both members and this member's data, because the receiver checks them first. A peer that cannot be
 //! reached is `Unreachable`, which makes openraft back off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,6 +83,22 @@ impl PeerError {
     }
 }
 
+impl PeerError {
+    /// Whether the peer certainly never saw the request: there was no connection, and none could be made.
+    pub fn was_never_sent(&self) -> bool {
+        let Self::Status(status) = self else { return matches!(self, Self::Unknown(_)) };
+        let mut source = std::error::Error::source(status.as_ref());
+        while let Some(error) = source {
+            let refused = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if refused == Some(io::ErrorKind::ConnectionRefused) {
+                return true;
+            }
+            source = error.source();
+        }
+        false
+    }
+}
+
 impl From<tonic::Status> for PeerError {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
@@ -120,6 +136,8 @@ pub struct Peers {
     election_timeout: Duration,
     snapshot_directory: std::path::PathBuf,
     channels: Mutex<BTreeMap<(u64, Purpose), (String, Channel)>>,
+    /// Those that did not take the last heartbeat.
+    lost: Mutex<BTreeSet<u64>>,
 }
 
 impl Peers {
@@ -129,8 +147,25 @@ impl Peers {
         election_timeout: Duration,
         snapshot_directory: std::path::PathBuf,
     ) -> Self {
-        let channels = Mutex::default();
-        Self { own, progress, election_timeout, snapshot_directory, channels }
+        let (channels, lost) = Default::default();
+        Self { own, progress, election_timeout, snapshot_directory, channels, lost }
+    }
+
+    /// Notes how a heartbeat ended. An outage is logged when it begins and when it is over.
+    fn note_heartbeat(&self, member_id: u64, failure: Option<&PeerError>) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let peer = format_args!("{member_id:x}").to_string();
+        match failure {
+            Some(error) if lost.insert(member_id) => {
+                tracing::warn!(
+                    peer,
+                    error = error as &dyn std::error::Error,
+                    "the peer does not answer"
+                );
+            }
+            None if lost.remove(&member_id) => tracing::info!(peer, "the peer answers again"),
+            _ => {}
+        }
     }
 
     pub fn own_id(&self) -> u64 {
@@ -138,10 +173,10 @@ impl Peers {
     }
 
     /// Asks the leader to take proposals in; false if it says that it does not lead.
-    pub async fn propose(&self, leader_id: u64, commands: &[Command]) -> Result<bool, PeerError> {
+    pub async fn propose(&self, leader_id: u64, commands: &[&Command]) -> Result<bool, PeerError> {
         let request = pb::ProposeRequest {
             identity: Some(self.identity(leader_id)),
-            commands: commands.iter().map(types::command_to_pb).collect(),
+            commands: commands.iter().copied().map(types::command_to_pb).collect(),
         };
         let response = self.client(leader_id, Purpose::Request)?.propose(request).await?;
         Ok(response.into_inner().accepted)
@@ -368,18 +403,26 @@ impl Connection {
         let to = [label.as_str()];
         let sent = metrics().peers.sent_bytes.with_label_values(&to);
         let failures = metrics().peers.sent_failures.with_label_values(&to);
-        // A heartbeat is one message and its answer.
-        let mut round_trip = (self.purpose == Purpose::Heartbeat).then(|| {
-            let seconds = metrics().peers.round_trip_seconds.with_label_values(&to);
-            (seconds, Instant::now())
-        });
-        let requests = input.map(move |request| {
+        let mut requests = input.map(move |request| {
             expected.expect(end_of(&request));
             let message = append_request(&request, &identity);
             sent.inc_by(message.encoded_len() as u64);
             message
         });
-        let responses = self.client()?.append(requests).await;
+        // After a failure openraft pauses where it makes a request: a connection is tried only when there is one.
+        let Some(first) = requests.next().await else {
+            return Ok(Box::pin(futures_util::stream::empty()));
+        };
+        let requests = futures_util::stream::once(std::future::ready(first)).chain(requests);
+        // A heartbeat is one message and its answer.
+        let mut round_trip = (self.purpose == Purpose::Heartbeat).then(|| {
+            let seconds = metrics().peers.round_trip_seconds.with_label_values(&to);
+            (seconds, Instant::now())
+        });
+        let responses = self.client()?.append(requests).await.map_err(PeerError::from);
+        if self.purpose == Purpose::Heartbeat {
+            self.peers.note_heartbeat(self.target, responses.as_ref().err());
+        }
         let responses = responses.inspect_err(|_| failures.inc())?.into_inner();
         let results = responses.map(move |response| {
             let response = response.inspect_err(|_| failures.inc()).map_err(PeerError::from)?;

@@ -36,6 +36,8 @@ pub struct Proposal {
 pub enum Failure {
     /// It never was in the log.
     NotAppended(Command),
+    /// It never left this member.
+    NotSent(Proposal),
     /// It was in this member's log, and another leader's log replaced it. It may have been committed before.
     Unknown(Command),
 }
@@ -143,6 +145,7 @@ impl Proposer {
             Failure::NotAppended(command) => {
                 Some(Proposal { command, deadline: Instant::now() + self.request_timeout })
             }
+            Failure::NotSent(proposal) => Some(proposal),
             Failure::Unknown(command) => {
                 self.shards.fail([command.origin], RequestError::LeaderLost);
                 None
@@ -156,37 +159,40 @@ async fn forward(
     peers: &Peers,
     shards: &Shards,
     leader_id: u64,
-    batch: Vec<Proposal>,
+    mut batch: Vec<Proposal>,
     failures: &mpsc::UnboundedSender<Failure>,
 ) {
-    let mut commands: Vec<Command> = batch.into_iter().map(|proposal| proposal.command).collect();
-    while !commands.is_empty() {
-        let rest = commands.split_off(chunk_length(&commands));
+    while !batch.is_empty() {
+        let rest = batch.split_off(chunk_length(&batch));
+        let commands: Vec<&Command> = batch.iter().map(|proposal| &proposal.command).collect();
         match peers.propose(leader_id, &commands).await {
             Ok(true) => {}
-            Ok(false) => {
-                for command in commands.drain(..) {
-                    drop(failures.send(Failure::NotAppended(command)));
-                }
-            }
+            Ok(false) => retry_later(batch, failures),
+            Err(error) if error.was_never_sent() => retry_later(batch, failures),
             Err(error) => {
                 tracing::warn!(error = %error, leader = format!("{leader_id:x}"), "cannot forward proposals");
                 shards.fail(
-                    commands.iter().map(|command| command.origin),
+                    batch.iter().map(|proposal| proposal.command.origin),
                     RequestError::ConnectionLost,
                 );
             }
         }
-        commands = rest;
+        batch = rest;
+    }
+}
+
+fn retry_later(batch: Vec<Proposal>, failures: &mpsc::UnboundedSender<Failure>) {
+    for proposal in batch {
+        drop(failures.send(Failure::NotSent(proposal)));
     }
 }
 
 /// How many of the commands fit into one message to the leader; at least one.
-fn chunk_length(commands: &[Command]) -> usize {
+fn chunk_length(batch: &[Proposal]) -> usize {
     let mut bytes = 0;
-    let fits = |command: &&Command| {
-        bytes += command.request.len();
+    let fits = |proposal: &&Proposal| {
+        bytes += proposal.command.request.len();
         bytes <= limits::APPEND_REQUEST_BYTES
     };
-    commands.iter().take_while(fits).count().max(1)
+    batch.iter().take_while(fits).count().max(1)
 }
