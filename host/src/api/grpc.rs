@@ -468,7 +468,7 @@ mod tests {
         for (path, message) in [
             ("/foo", "malformed method name: \"/foo\""),
             ("/", "malformed method name: \"/\""),
-            ("/etcdserverpb.Lease/LeaseGrant", "unknown service etcdserverpb.Lease"),
+            ("/etcdserverpb.Auth/AuthStatus", "unknown service etcdserverpb.Auth"),
             ("/etcdserverpb.KV/Rang", "unknown method Rang for service etcdserverpb.KV"),
             (
                 "/etcdserverpb.Maintenance/Fragment",

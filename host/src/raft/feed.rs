@@ -215,6 +215,11 @@ mod tests {
     use proto::mvccpb::{Event, event::EventType};
 
     use super::*;
+    use crate::runtime::RowRef;
+    use crate::storage::{State, TableKind, TableSpec, files};
+
+    const KEY: TableId = 1;
+    const LEASE: TableId = 2;
 
     #[test]
     fn events_are_encoded_as_prost_would() {
@@ -258,5 +263,45 @@ mod tests {
         let batch = second.try_recv().unwrap();
         assert_eq!((batch.before, batch.revision, batch.events.is_some()), (2, 4, true));
         assert!(second.try_recv().is_err());
+    }
+
+    /// A lease that runs out takes its keys with it, at a revision each, and is an event of another table.
+    #[test]
+    fn an_entry_has_the_events_of_its_keys_alone() {
+        let spec = |id, name: &str| TableSpec { id, name: name.into(), kind: TableKind::Durable };
+        let tables = [spec(KEY, KEYS), spec(LEASE, "lease")];
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path(), &files(), &tables).unwrap();
+        let view = state.view();
+        let keys = view.table_named(KEYS);
+        assert_eq!(keys, Some(KEY));
+
+        let mut overlay = Overlay::new(view);
+        let mut events = Vec::new();
+        // What reads like an event is none if it is a lease.
+        for (table, revision, key) in [(LEASE, 7, "lease"), (KEY, 8, "a"), (KEY, 9, "b")] {
+            let mut row_key = i64::to_be_bytes(revision).to_vec();
+            row_key.extend_from_slice(b"_00000000");
+            let row = KeyValue { key: key.into(), mod_revision: revision, ..Default::default() };
+            overlay.put(table, &row_key, &row.encode_to_vec()).unwrap();
+            events.push(RowRef { table, key: row_key.into() });
+        }
+        // A lease that is gone has no row.
+        events.push(RowRef { table: LEASE, key: Bytes::from_static(b"\0\0\0\0\0\0\0\x05") });
+        let response = Ok(Bytes::new());
+        let outcomes = [Outcome { response, revision: 9, events, task_pending: false, digest: 0 }];
+
+        let feed = EventFeed::new(7, 1);
+        assert!(feed.collect(&overlay, keys, &outcomes).is_none());
+        feed.set_active(0, true);
+        let events = feed.collect(&overlay, keys, &outcomes).unwrap();
+        let told: Vec<_> = events.iter().map(|event| (event.revision, &event.key[..])).collect();
+        assert_eq!(told, [(8, &b"a"[..]), (9, b"b")]);
+
+        let mut batches = feed.subscribe(0).unwrap();
+        feed.publish(9, Some(events));
+        let batch = batches.try_recv().unwrap();
+        assert_eq!((batch.before, batch.revision), (7, 9));
+        assert_eq!(batch.events.as_ref().map(Vec::len), Some(2));
     }
 }
