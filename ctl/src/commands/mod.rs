@@ -20,6 +20,7 @@ pub mod member;
 pub mod move_leader;
 pub mod options;
 pub mod put;
+pub mod restore;
 pub mod role;
 pub mod session;
 pub mod snapshot;

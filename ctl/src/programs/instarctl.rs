@@ -10,7 +10,7 @@ pub static ROOT: Command =
 
 const SNAPSHOT: Command = Command::new("snapshot", "<subcommand>", "Snapshots of the whole store")
     .group(etcdctl::MAINTENANCE)
-    .children(&[etcdctl::SNAPSHOT_SAVE, etcdutl::SNAPSHOT_STATUS]);
+    .children(&[etcdutl::SNAPSHOT_RESTORE, etcdctl::SNAPSHOT_SAVE, etcdutl::SNAPSHOT_STATUS]);
 
 const HASHKV: Command = etcdutl::HASHKV.group(etcdctl::MAINTENANCE);
 

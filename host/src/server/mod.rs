@@ -9,6 +9,7 @@ mod database_snapshot;
 mod integrity;
 mod machine_requests;
 mod query_pool;
+mod restore;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, mpsc};
@@ -21,6 +22,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::coordinator::{ClientCoordinator, Shared};
 use self::query_pool::QueryPool;
+pub use self::restore::{NewMember, RestoreError, restore};
 use crate::api::{self, BindError, Listeners, Purpose, ServeError};
 use crate::config::{AutoCompaction, ClusterState, Config, Url};
 use crate::lease::{Keeper, KeeperLinks, Leases};

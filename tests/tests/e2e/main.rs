@@ -14,6 +14,7 @@ mod membership;
 mod membership_differential;
 mod metrics;
 mod raw;
+mod restoring;
 mod shapes;
 mod starting;
 mod surviving;
@@ -45,6 +46,9 @@ const CASES: &[Case] = &tests::cases![
     metrics::values_are_true,
     etcdctl::prints_the_same,
     etcdctl::leases_and_locks,
+    restoring::etcds_backup_becomes_a_cluster,
+    restoring::a_bumped_revision_is_etcds,
+    restoring::a_damaged_backup_is_refused,
     starting::version_is_etcds,
     starting::mistakes_are_one_sentence,
     starting::a_port_in_use,

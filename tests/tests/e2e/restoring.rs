@@ -1,0 +1,256 @@
+//! Backups of the real etcd, restored into a new cluster: the same keys, revisions, leases and hashes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use proto::etcdserverpb as pb;
+use proto::mvccpb::KeyValue;
+use tests::case::{Scene, Verdict};
+use tests::client::{Client, everything};
+use tests::cluster::{Cluster, Member, Plan, Program, etcd_programs, instarctl};
+use tokio::process::Command;
+
+/// Longer than a test takes.
+const LEASE_TTL_S: i64 = 600;
+const LEASES: [i64; 3] = [7, 8, i64::MAX];
+
+/// Several revisions a key, deletions, a compaction between them, leases with keys and without.
+async fn write_history(client: &Client) -> Result<()> {
+    for id in LEASES {
+        client.grant(id, LEASE_TTL_S).await?;
+    }
+    for number in 0..1_200 {
+        client.put(&format!("key/{:03}", number % 400), &format!("value {number}")).await?;
+        match number {
+            300 => client.put_leased("leased/a", LEASES[0]).await.map(drop)?,
+            600 => delete(client, "key/", "key/05").await?,
+            800 => client.put_leased("leased/b", LEASES[0]).await.map(drop)?,
+            900 => compact(client, 700).await?,
+            1_000 => delete(client, "key/2", "key/3").await?,
+            _ => {}
+        }
+    }
+    client.put_leased("key/000", LEASES[2]).await?;
+    Ok(())
+}
+
+async fn delete(client: &Client, from: &str, to: &str) -> Result<()> {
+    let (key, range_end) = (from.to_owned().into(), to.to_owned().into());
+    let request = pb::DeleteRangeRequest { key, range_end, prev_kv: false };
+    client.kv.clone().delete_range(request).await?;
+    Ok(())
+}
+
+async fn compact(client: &Client, revision: i64) -> Result<()> {
+    let request = pb::CompactionRequest { revision, physical: true };
+    client.kv.clone().compact(request).await?;
+    Ok(())
+}
+
+/// What a backup has to keep.
+#[derive(Debug, PartialEq)]
+struct Content {
+    revision: i64,
+    keys: Vec<KeyValue>,
+    /// As of an earlier revision.
+    past: Vec<KeyValue>,
+    hash: u32,
+    compact_revision: i64,
+    leases: Vec<(i64, i64, Vec<Vec<u8>>)>,
+    refused: String,
+}
+
+impl Content {
+    /// `past` is a revision that is not compacted.
+    async fn of(client: &Client, past: i64) -> Result<Self> {
+        let now = client.range(everything()).await?;
+        let then = client.range(pb::RangeRequest { revision: past, ..everything() }).await?;
+        let compacted = client.range(pb::RangeRequest { revision: 5, ..everything() }).await;
+        let hash = client.hash_kv(0).await?;
+        let mut leases = Vec::new();
+        for id in client.leases().await? {
+            let lease = client.time_to_live(id).await?;
+            let keys = lease.keys.iter().map(|key| key.to_vec()).collect();
+            leases.push((id, lease.granted_ttl, keys));
+        }
+        Ok(Self {
+            revision: now.header.unwrap_or_default().revision,
+            keys: now.kvs,
+            past: then.kvs,
+            hash: hash.hash,
+            compact_revision: hash.compact_revision,
+            leases,
+            refused: compacted.err().map(|status| status.message().to_owned()).unwrap_or_default(),
+        })
+    }
+}
+
+async fn run(program: &Path, arguments: &[String]) -> Result<std::process::Output> {
+    let output = Command::new(program).args(arguments).output().await;
+    output.with_context(|| format!("run {}", program.display()))
+}
+
+async fn run_well(program: &Path, arguments: &[String]) -> Result<()> {
+    let output = run(program, arguments).await?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} {arguments:?}: {error}", program.display());
+    Ok(())
+}
+
+/// The program that makes data directories for the one that serves them.
+fn restorer(program: Program) -> Result<PathBuf> {
+    match program {
+        Program::Instar => instarctl(),
+        Program::Etcd => Ok(etcd_programs().map_err(anyhow::Error::msg)?.etcdutl.clone()),
+    }
+}
+
+async fn save(client: &Cluster, path: &Path) -> Result<()> {
+    let programs = etcd_programs().map_err(anyhow::Error::msg)?;
+    let endpoints = format!("--endpoints={}", client.members[0].address);
+    let path = path.display().to_string();
+    run_well(&programs.etcdctl, &[endpoints, "snapshot".into(), "save".into(), path]).await
+}
+
+/// The command that restores a member, with the flags that the member is started with.
+fn restore_arguments(member: &Member, backup: &Path, more: &[&str]) -> Vec<String> {
+    let kept = ["--name=", "--data-dir=", "--initial-cluster=", "--initial-advertise-peer-urls="];
+    let flags = member.flags.iter().filter(|flag| kept.iter().any(|name| flag.starts_with(name)));
+    let words = ["snapshot", "restore", &backup.display().to_string()].map(str::to_owned);
+    let more = more.iter().map(|word| (*word).to_owned());
+    words.into_iter().chain(flags.cloned()).chain(more).collect()
+}
+
+/// A cluster that begins with a backup.
+async fn restored(
+    program: Program,
+    members: usize,
+    directory: &Path,
+    backup: &Path,
+    more: &[&str],
+) -> Result<Cluster> {
+    let mut cluster = Plan::new(program, members, directory).prepare()?;
+    for member in &mut cluster.members {
+        run_well(&restorer(program)?, &restore_arguments(member, backup, more)).await?;
+        // A data directory says by itself which cluster it belongs to.
+        member.flags.retain(|flag| !flag.starts_with("--initial-cluster="));
+    }
+    cluster.start_all().await?;
+    Ok(cluster)
+}
+
+/// An etcd with a history and its backup.
+async fn etcd_with_backup(scene: &Scene) -> Result<(Cluster, PathBuf)> {
+    let etcd = Plan::new(Program::Etcd, 1, &scene.directory.join("etcd")).start().await?;
+    write_history(&etcd.client(0)).await?;
+    let backup = scene.directory.join("backup.db");
+    save(&etcd, &backup).await?;
+    Ok((etcd, backup))
+}
+
+/// A backup of etcd becomes a cluster of three, which serves the same and grows.
+pub async fn etcds_backup_becomes_a_cluster(scene: Scene) -> Result<Verdict> {
+    if let Err(reason) = etcd_programs() {
+        return Ok(Verdict::Skipped(reason));
+    }
+    let (etcd, backup) = etcd_with_backup(&scene).await?;
+    let past = 1_100;
+    let expected = Content::of(&etcd.client(0), past).await?;
+    ensure!(expected.leases.len() == LEASES.len() && expected.keys.len() > 200, "{expected:?}");
+    let there = scene.directory.join("there");
+    let mut cluster = restored(scene.subject, 3, &there, &backup, &[]).await?;
+    for at in 0..3 {
+        let found = Content::of(&cluster.client(at), past).await?;
+        ensure!(found == expected, "member {at}\n  etcd: {expected:?}\n  here: {found:?}");
+    }
+    let client = cluster.client(0);
+    let put = client.put("key/000", "after").await?;
+    let revision = put.header.unwrap_or_default().revision;
+    ensure!(revision == expected.revision + 1, "the next revision is {revision}");
+    client.revoke(LEASES[0]).await?;
+    ensure!(client.get("leased/a").await?.kvs.is_empty(), "a revoked lease keeps its keys");
+    // The data is all that a member needs to come back.
+    for member in &mut cluster.members {
+        member.kill();
+    }
+    cluster.start_all().await?;
+    // Of the rows, no log entry tells: whoever joins has to be sent the state.
+    cluster.grow(0, false).await?;
+    let revision = cluster.wait_equal().await?;
+    ensure!(revision == expected.revision + 2, "the revision is {revision}");
+    Ok(Verdict::Passed)
+}
+
+/// With `--bump-revision` revisions never go back; all that were before are compacted.
+pub async fn a_bumped_revision_is_etcds(scene: Scene) -> Result<Verdict> {
+    if let Err(reason) = etcd_programs() {
+        return Ok(Verdict::Skipped(reason));
+    }
+    let (_etcd, backup) = etcd_with_backup(&scene).await?;
+    let bump = ["--bump-revision=1000000", "--mark-compacted"];
+    let (etcd, subject) = (scene.directory.join("etcd2"), scene.directory.join("subject"));
+    let (etcd, subject) = tokio::try_join!(
+        restored(Program::Etcd, 1, &etcd, &backup, &bump),
+        restored(scene.subject, 1, &subject, &backup, &bump)
+    )?;
+    let mut contents = Vec::new();
+    for cluster in [&etcd, &subject] {
+        let client = cluster.client(0);
+        let put = client.put("next", "1").await?;
+        let revision = put.header.unwrap_or_default().revision;
+        ensure!(revision > 1_000_000, "the revision is {revision}");
+        // What is due to be removed is gone when a compaction has been waited for.
+        compact(&client, revision).await?;
+        contents.push(Content::of(&client, 0).await?);
+    }
+    ensure!(contents[0] == contents[1], "\n  etcd: {:?}\n  here: {:?}", contents[0], contents[1]);
+    Ok(Verdict::Passed)
+}
+
+/// What is no whole backup is refused, and leaves no data directory that a server would take.
+pub async fn a_damaged_backup_is_refused(scene: Scene) -> Result<Verdict> {
+    if let Err(reason) = etcd_programs() {
+        return Ok(Verdict::Skipped(reason));
+    }
+    if !scene.is_instar() {
+        return Ok(Verdict::Skipped("etcd notices less".to_owned()));
+    }
+    let (_etcd, backup) = etcd_with_backup(&scene).await?;
+    let whole = fs::read(&backup)?;
+    let member = &Plan::new(scene.subject, 1, &scene.directory).prepare()?.members[0];
+    let file = scene.directory.join("damaged.db");
+    let with_byte = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x40;
+        bytes
+    };
+    let pages = whole.len() - 32;
+    let cases: [(&str, Vec<u8>, &[&str], &str); 6] = [
+        ("a bit", with_byte(pages / 2), &[], "expected sha256"),
+        ("no hash", whole[..pages].to_vec(), &[], "snapshot missing hash"),
+        ("cut", whole[..pages / 2].to_vec(), &["--skip-hash-check"], "not a usable etcd database"),
+        ("empty", Vec::new(), &["--skip-hash-check"], "not a usable etcd database"),
+        ("no bump", whole.clone(), &["--mark-compacted"], "--mark-compacted required"),
+        (
+            "too far",
+            whole.clone(),
+            &["--mark-compacted", "--bump-revision=9223372036854775807"],
+            "--bump-revision is too high",
+        ),
+    ];
+    for (name, bytes, flags, reason) in cases {
+        fs::write(&file, bytes)?;
+        let output = run(&instarctl()?, &restore_arguments(member, &file, flags)).await?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && error.contains(reason), "{name}: {error}");
+        ensure!(!member.data_directory.join("member").exists(), "{name} left a member");
+    }
+    // After all of that the directory is still good for a restoration, but not for two.
+    let arguments = restore_arguments(member, &backup, &[]);
+    run_well(&instarctl()?, &arguments).await?;
+    let again = run(&instarctl()?, &arguments).await?;
+    let error = String::from_utf8_lossy(&again.stderr);
+    ensure!(error.contains("not empty or could not be read"), "{error}");
+    Ok(Verdict::Passed)
+}
