@@ -18,6 +18,7 @@ mod restoring;
 mod shapes;
 mod starting;
 mod surviving;
+mod tutorial;
 mod watch;
 
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ const CASES: &[Case] = &tests::cases![
     starting::the_ready_line,
     starting::sigterm_hands_leadership_over,
     starting::a_warm_cache,
+    tutorial::every_command_prints_what_it_says,
     surviving::kills_under_load,
     surviving::one_member_killed,
     surviving::two_of_five_killed,
