@@ -17,6 +17,7 @@ pub mod lease;
 pub mod lock;
 pub mod make_mirror;
 pub mod member;
+pub mod migrate;
 pub mod move_leader;
 pub mod options;
 pub mod put;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bolt::Database;
 use guest_kv::tables::{DESCRIPTIONS, KEY, META, Table, TableDescription, TableKind};
-use host::config::{Config, Invocation as ServerInvocation};
+use host::config::{Config, InitialCluster, Invocation as ServerInvocation};
 use host::server::{NewMember, restore};
 use host::storage::Restoration;
 use sha2::{Digest, Sha256};
@@ -35,33 +35,62 @@ pub async fn run(invocation: Invocation) -> Result<(), Failure> {
     if invocation.flag("mark-compacted") != (bump > 0) {
         return Err(Failure::arguments("--mark-compacted required if --revision-bump > 0"));
     }
-    let config = member(&invocation)?;
+    let name = invocation.text("name");
+    let urls = invocation.text("initial-advertise-peer-urls");
+    let config = described(&invocation, &name, &urls)?;
     let data_dir = data_directory(&invocation)?;
+    make(Path::new(path), &config, &data_dir, bump, invocation.flag("skip-hash-check"))
+}
+
+/// Makes a member's data directory.
+pub fn make(
+    path: &Path,
+    config: &Config,
+    data_dir: &Path,
+    bump: u64,
+    skip_hash_check: bool,
+) -> Result<(), Failure> {
+    let path = path.display().to_string();
     let text = data_dir.display().to_string();
     let fields = [("path", path.as_str()), ("data-dir", text.as_str())];
     logging::log("info", "restoring snapshot", &fields);
     let failed = |error: Boxed| Failure::error(error.to_string());
     let mut file =
-        File::open(path).map_err(|error| Failure::error(go::path_error("open", path, &error)))?;
-    check_sum(&mut file, invocation.flag("skip-hash-check"))?;
+        File::open(&path).map_err(|error| Failure::error(go::path_error("open", &path, &error)))?;
+    check_sum(&mut file, skip_hash_check)?;
     let database = Database::open(file).map_err(|error| failed(error.into()))?;
     refuse_authentication(&database).map_err(failed)?;
-    let member = NewMember {
-        data_dir: &data_dir,
-        cluster: &config.initial_cluster,
-        member_id: config.member_id,
-    };
+    let member =
+        NewMember { data_dir, cluster: &config.initial_cluster, member_id: config.member_id };
     restore(member, &mut |restoration| copy(&database, restoration, bump))
         .map_err(|error| failed(error.into()))?;
     logging::log("info", "restored snapshot", &fields);
     Ok(())
 }
 
+/// All members that the flags describe.
+pub fn members(invocation: &Invocation) -> Result<Vec<Config>, Failure> {
+    let pairs = invocation.text("initial-cluster");
+    let cluster = InitialCluster::parse(&pairs, &invocation.text("initial-cluster-token"))
+        .map_err(|error| Failure::error(error.to_string()))?;
+    let described = cluster.members.iter().map(|member| {
+        let urls: Vec<String> = member.peer_urls.iter().map(ToString::to_string).collect();
+        Ok(*described(invocation, &member.name, &urls.join(","))?)
+    });
+    described.collect()
+}
+
 /// The member as the server would read it from the same flags.
-fn member(invocation: &Invocation) -> Result<Box<Config>, Failure> {
-    let names = ["name", "initial-cluster", "initial-cluster-token", "initial-advertise-peer-urls"];
-    let flags = names.iter().map(|name| format!("--{name}={}", invocation.text(name)).into());
-    match Config::from_args_and_environment(flags, std::iter::empty()) {
+fn described(invocation: &Invocation, name: &str, urls: &str) -> Result<Box<Config>, Failure> {
+    let (cluster, token) =
+        (invocation.text("initial-cluster"), invocation.text("initial-cluster-token"));
+    let flags = [
+        format!("--name={name}"),
+        format!("--initial-cluster={cluster}"),
+        format!("--initial-cluster-token={token}"),
+        format!("--initial-advertise-peer-urls={urls}"),
+    ];
+    match Config::from_args_and_environment(flags.into_iter().map(Into::into), std::iter::empty()) {
         Ok(ServerInvocation::Serve(config)) => Ok(config),
         Ok(ServerInvocation::Print(_)) => Err(Failure::error("no member is described")),
         Err(error) => Err(Failure::error(error.to_string())),

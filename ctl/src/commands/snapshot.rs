@@ -60,7 +60,8 @@ pub async fn save(mut invocation: Invocation) -> Result<(), Failure> {
     }
 }
 
-async fn save_to(
+/// Saves under a name of its own first.
+pub async fn save_to(
     settings: &Settings,
     timeout: Option<Duration>,
     part: &str,

@@ -27,6 +27,19 @@ pub static ROOT: Command =
 const SNAPSHOT: Command = Command::new("snapshot", "<subcommand>", "Snapshots of the whole store")
     .children(&[SNAPSHOT_RESTORE, SNAPSHOT_STATUS]);
 
+pub const INITIAL_CLUSTER: Flag = flag(
+    "initial-cluster",
+    Kind::Text,
+    "default=http://localhost:2380",
+    "the members of the new cluster: name=URL, separated by commas",
+);
+pub const INITIAL_CLUSTER_TOKEN: Flag = flag(
+    "initial-cluster-token",
+    Kind::Text,
+    "etcd-cluster",
+    "tells clusters of the same URLs apart",
+);
+
 /// The defaults are the server's: a cluster of one member on this machine.
 pub const SNAPSHOT_RESTORE: Command = Command::new(
     "restore",
@@ -36,18 +49,8 @@ pub const SNAPSHOT_RESTORE: Command = Command::new(
 .flags(&[
     flag("data-dir", Kind::Text, "", "the directory to make; {name}.etcd if none is given"),
     flag("wal-dir", Kind::Text, "", "no effect: the log stands in the data directory"),
-    flag(
-        "initial-cluster",
-        Kind::Text,
-        "default=http://localhost:2380",
-        "the members of the new cluster: name=URL, separated by commas",
-    ),
-    flag(
-        "initial-cluster-token",
-        Kind::Text,
-        "etcd-cluster",
-        "tells clusters of the same URLs apart",
-    ),
+    INITIAL_CLUSTER,
+    INITIAL_CLUSTER_TOKEN,
     flag(
         "initial-advertise-peer-urls",
         Kind::Text,

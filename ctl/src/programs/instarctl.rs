@@ -1,7 +1,8 @@
 //! The commands of both programs under one name.
 
 use super::{etcdctl, etcdutl};
-use crate::command_line::Command;
+use crate::command_line::{Command, Kind, flag};
+use crate::commands::migrate;
 
 pub static ROOT: Command =
     Command::new("instarctl", "", "Reads, writes and looks after an Instar or etcd cluster.")
@@ -14,9 +15,30 @@ const SNAPSHOT: Command = Command::new("snapshot", "<subcommand>", "Snapshots of
 
 const HASHKV: Command = etcdutl::HASHKV.group(etcdctl::MAINTENANCE);
 
-static ALL: [Command; etcdctl::COMMANDS + 1] = {
+const MIGRATE: Command = Command::new(
+    "migrate",
+    "<endpoint of the new cluster>",
+    "Takes a running etcd cluster to Instar, until both have the same HashKV",
+)
+.group(etcdctl::MAINTENANCE)
+.flags(&[
+    flag(
+        "data-dir",
+        Kind::Text,
+        "",
+        "make the new cluster's data directories first; {name} stands for a member's name",
+    ),
+    etcdutl::INITIAL_CLUSTER,
+    etcdutl::INITIAL_CLUSTER_TOKEN,
+    flag("wait", Kind::Duration, "5m", "how long to wait until the new cluster serves"),
+    flag("follow", Kind::Bool, "", "go on after the clusters are level, until interrupted"),
+])
+.run(|invocation| Box::pin(migrate::run(invocation)));
+
+static ALL: [Command; etcdctl::COMMANDS + 2] = {
     let commands = etcdctl::commands(SNAPSHOT);
-    let mut all = [HASHKV; etcdctl::COMMANDS + 1];
+    let mut all = [HASHKV; etcdctl::COMMANDS + 2];
+    all[etcdctl::COMMANDS + 1] = MIGRATE;
     let mut at = 0;
     while at < commands.len() {
         all[at] = commands[at];

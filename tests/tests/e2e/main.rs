@@ -50,6 +50,7 @@ const CASES: &[Case] = &tests::cases![
     restoring::etcds_backup_becomes_a_cluster,
     restoring::a_bumped_revision_is_etcds,
     restoring::a_damaged_backup_is_refused,
+    restoring::a_migration_under_load,
     starting::version_is_etcds,
     starting::mistakes_are_one_sentence,
     starting::a_port_in_use,

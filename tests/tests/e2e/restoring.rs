@@ -267,3 +267,58 @@ pub async fn a_damaged_backup_is_refused(scene: Scene) -> Result<Verdict> {
     ensure!(error.contains("not empty or could not be read"), "{error}");
     Ok(Verdict::Passed)
 }
+
+/// A running etcd becomes a cluster of three while clients write to it; then both are the same.
+pub async fn a_migration_under_load(scene: Scene) -> Result<Verdict> {
+    if let Err(reason) = etcd_programs() {
+        return Ok(Verdict::Skipped(reason));
+    }
+    if !scene.is_instar() {
+        return Ok(Verdict::Skipped("it makes data directories of Instar".to_owned()));
+    }
+    let etcd = Plan::new(Program::Etcd, 1, &scene.directory.join("etcd")).start().await?;
+    let old = etcd.client(0);
+    write_history(&old).await?;
+    let mut cluster = Plan::new(scene.subject, 3, &scene.directory.join("there")).prepare()?;
+    let prefix = "--initial-cluster=";
+    let flags = cluster.members[0].flags.iter();
+    let described = flags.filter(|flag| flag.starts_with(prefix)).cloned();
+    let directory = cluster.members[0].data_directory.with_file_name("{name}");
+    let endpoints = format!("--endpoints={}", etcd.members[0].address);
+    let migrate = |more: Vec<String>| {
+        let words = ["migrate".to_owned(), cluster.members[0].address.clone(), endpoints.clone()];
+        words.into_iter().chain(more).collect::<Vec<String>>()
+    };
+    let more = described.chain([format!("--data-dir={}", directory.display())]);
+    let (first, again) = (migrate(more.collect()), migrate(Vec::new()));
+    let program = instarctl()?;
+    let migrating = tokio::spawn(async move { run(&program, &first).await });
+    while !cluster.members.iter().all(|member| member.data_directory.join("member").exists()) {
+        ensure!(!migrating.is_finished(), "{:?}", migrating.await??);
+        tokio::time::sleep(tests::cluster::POLL_EVERY).await;
+    }
+    // What is written from now on is in no snapshot.
+    old.grant(9, LEASE_TTL_S).await?;
+    old.put_leased("later/a", 9).await?;
+    old.revoke(LEASES[0]).await?;
+    old.revoke(LEASES[1]).await?;
+    delete(&old, "key/1", "key/11").await?;
+    compact(&old, 1_150).await?;
+    cluster.start_all().await?;
+    let output = migrating.await??;
+    ensure!(output.status.success(), "{output:?}");
+    for round in 0..20 {
+        old.put(&format!("key/{round:03}"), "last").await?;
+    }
+    run_well(&instarctl()?, &again).await?;
+    cluster.wait_equal().await?;
+    let expected = Content::of(&old, 1_180).await?;
+    Content::of(&cluster.client(2), 1_180).await?.must_equal(&expected)?;
+    // Whoever writes to both is told.
+    cluster.client(0).put("own", "1").await?;
+    old.put("other", "1").await?;
+    let refused = run(&instarctl()?, &again).await?;
+    let error = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && error.contains("the new cluster is no copy"), "{error}");
+    Ok(Verdict::Passed)
+}
