@@ -2,7 +2,7 @@
 
 use super::etcdctl;
 use crate::command_line::{Command, Flag, Kind, flag};
-use crate::commands::{file_hash, restore, snapshot};
+use crate::commands::{data_directory, file_hash, restore, snapshot};
 
 pub static ROOT: Command =
     Command::new("etcdutl", "", "Looks after etcd's files, without a server.")
@@ -18,6 +18,7 @@ pub static ROOT: Command =
         ])
         .children(&[
             etcdctl::COMPLETION.group(""),
+            DEFRAG,
             HASHKV,
             etcdctl::HELP.group(""),
             SNAPSHOT,
@@ -81,6 +82,14 @@ pub const SNAPSHOT_STATUS: Command = Command::new(
     "Checks a snapshot, and prints hash, revision, keys, size and version",
 )
 .run(|invocation| Box::pin(snapshot::status(invocation)));
+
+pub const DATA_DIR: Flag =
+    flag("data-dir", Kind::Text, "", "the data directory of a member that does not run");
+
+const DEFRAG: Command =
+    Command::new("defrag", "", "Gives unused disk space of a data directory back")
+        .flags(&[DATA_DIR])
+        .run(|invocation| Box::pin(data_directory::defragment(invocation)));
 
 const REVISION: Flag = flag("rev", Kind::Integer, "", "up to this revision; the latest if 0");
 

@@ -2,7 +2,7 @@
 
 use super::{etcdctl, etcdutl};
 use crate::command_line::{Command, Kind, flag};
-use crate::commands::migrate;
+use crate::commands::{doctor, migrate};
 
 pub static ROOT: Command =
     Command::new("instarctl", "", "Reads, writes and looks after an Instar or etcd cluster.")
@@ -12,6 +12,9 @@ pub static ROOT: Command =
 const SNAPSHOT: Command = Command::new("snapshot", "<subcommand>", "Snapshots of the whole store")
     .group(etcdctl::MAINTENANCE)
     .children(&[etcdutl::SNAPSHOT_RESTORE, etcdctl::SNAPSHOT_SAVE, etcdutl::SNAPSHOT_STATUS]);
+
+/// Of running members, or of the data directory of one that does not run.
+const DEFRAG: Command = etcdctl::DEFRAG.flags(&[etcdutl::DATA_DIR]);
 
 const HASHKV: Command = etcdutl::HASHKV.group(etcdctl::MAINTENANCE);
 
@@ -35,10 +38,22 @@ const MIGRATE: Command = Command::new(
 ])
 .run(|invocation| Box::pin(migrate::run(invocation)));
 
-static ALL: [Command; etcdctl::COMMANDS + 2] = {
-    let commands = etcdctl::commands(SNAPSHOT);
-    let mut all = [HASHKV; etcdctl::COMMANDS + 2];
+const DOCTOR: Command =
+    Command::new("doctor", "", "Looks at this machine and at the cluster, and says what to mend")
+        .group(etcdctl::MAINTENANCE)
+        .flags(&[flag(
+            "data-dir",
+            Kind::Text,
+            ".",
+            "where to measure the disk: a directory to write in",
+        )])
+        .run(|invocation| Box::pin(doctor::run(invocation)));
+
+static ALL: [Command; etcdctl::COMMANDS + 3] = {
+    let commands = etcdctl::commands(SNAPSHOT, DEFRAG);
+    let mut all = [HASHKV; etcdctl::COMMANDS + 3];
     all[etcdctl::COMMANDS + 1] = MIGRATE;
+    all[etcdctl::COMMANDS + 2] = DOCTOR;
     let mut at = 0;
     while at < commands.len() {
         all[at] = commands[at];

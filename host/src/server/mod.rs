@@ -8,6 +8,7 @@ mod coordinator;
 mod database_snapshot;
 mod integrity;
 mod machine_requests;
+mod offline;
 mod query_pool;
 mod restore;
 
@@ -21,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::coordinator::{ClientCoordinator, Shared};
+pub use self::offline::{OfflineError, OfflineState};
 use self::query_pool::QueryPool;
 pub use self::restore::{NewMember, RestoreError, restore};
 use crate::api::{self, BindError, Listeners, Purpose, ServeError};

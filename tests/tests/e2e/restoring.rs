@@ -314,6 +314,7 @@ pub async fn a_migration_under_load(scene: Scene) -> Result<Verdict> {
     cluster.wait_equal().await?;
     let expected = Content::of(&old, 1_180).await?;
     Content::of(&cluster.client(2), 1_180).await?.must_equal(&expected)?;
+    look_at_a_stopped_member(&mut cluster).await?;
     // Whoever writes to both is told.
     cluster.client(0).put("own", "1").await?;
     old.put("other", "1").await?;
@@ -321,4 +322,35 @@ pub async fn a_migration_under_load(scene: Scene) -> Result<Verdict> {
     let error = String::from_utf8_lossy(&refused.stderr);
     ensure!(!refused.status.success() && error.contains("the new cluster is no copy"), "{error}");
     Ok(Verdict::Passed)
+}
+
+/// The files of a member that was told to stop are defragmented, and have the hash that it served.
+async fn look_at_a_stopped_member(cluster: &mut Cluster) -> Result<()> {
+    let program = instarctl()?;
+    let client = cluster.client(2);
+    let served = client.hash_kv(0).await?;
+    let data = cluster.members[2].data_directory.display().to_string();
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let refused = run(&program, &words(&["hashkv", &data])).await?;
+    ensure!(String::from_utf8_lossy(&refused.stderr).contains("in use by another"), "{refused:?}");
+    let endpoint = format!("--endpoints={}", cluster.members[2].address);
+    let doctor = run(&program, &words(&["doctor", &endpoint, "--data-dir=/nowhere"])).await?;
+    let told = String::from_utf8_lossy(&doctor.stdout);
+    ensure!(told.contains("serves: version 3.7.1") && told.contains("MEND  disk"), "{doctor:?}");
+    cluster.members[2].terminate().await?;
+    let expected = format!("{}, {}", served.hash, served.hash_revision);
+    for command in [&["hashkv", &data][..], &["defrag", "--data-dir", &data], &["hashkv", &data]] {
+        let output = run(&program, &words(command)).await?;
+        ensure!(output.status.success(), "{output:?}");
+        let out = String::from_utf8_lossy(&output.stdout);
+        let is_right = if command[0] == "defrag" {
+            out.contains("Finished")
+        } else {
+            out.starts_with(&expected)
+        };
+        ensure!(is_right, "{command:?}: {out} where {expected} was served");
+    }
+    cluster.members[2].start().await?;
+    cluster.wait_equal().await?;
+    Ok(())
 }
