@@ -205,7 +205,7 @@ impl Migration {
             return Ok(false);
         }
         self.make_leases_equal().await?;
-        let request = pb::HashKvRequest { revision: self.revision, ..Default::default() };
+        let request = pb::HashKvRequest { revision: self.revision };
         let old = ask!(self.old, Reading, maintenance.hash_kv(request))?;
         let mut new = ask!(self.new, Reading, maintenance.hash_kv(request))?;
         if old.compact_revision > new.compact_revision {
