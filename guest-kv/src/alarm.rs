@@ -128,6 +128,18 @@ fn row(alarm: &Alarm) -> Vec<u8> {
     row
 }
 
+/// Whether a key of the table is an AlarmMember.
+pub fn is_row(key: &[u8]) -> bool {
+    let mut fields = Fields::new(key);
+    loop {
+        match fields.next() {
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
 /// Shows each row's key and kind.
 fn visit<T: Tables>(tables: &T, look: &mut dyn FnMut(&[u8], i32)) {
     let _ = scan_all(tables, ALARM, &[], &[], PAGE_ROWS, &mut |row, _| {

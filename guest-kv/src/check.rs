@@ -96,6 +96,10 @@ fn check_row<T: Tables>(tables: &T, key: &[u8], row: &[u8]) -> Result<(), String
     if revision.main > State::read(tables).revision {
         return fail("above the store's revision");
     }
+    let entry = Entry::new(revision, kv.create_revision, kv.version).with_lease(kv.lease);
+    if kv.key.is_empty() && index::past_is(tables, kv.key, &entry, tombstone) {
+        return Ok(());
+    }
     let well_formed = if tombstone {
         kv == (KeyValue { key: kv.key, ..KeyValue::default() })
     } else {
@@ -106,7 +110,6 @@ fn check_row<T: Tables>(tables: &T, key: &[u8], row: &[u8]) -> Result<(), String
     if !well_formed {
         return fail("the row's numbers are impossible");
     }
-    let entry = Entry::new(revision, kv.create_revision, kv.version).with_lease(kv.lease);
     let newest = index::newest(tables, kv.key);
     if !tombstone && newest == Some(entry) {
         if kv.lease != 0 && !lease::is_attached(tables, kv.lease, kv.key) {
@@ -149,7 +152,7 @@ fn check_past<T: Tables>(tables: &T, key: &[u8], value: &[u8]) -> Result<(), Str
     let Some(user_key) = index::unescape(past.escaped_key) else {
         return fail("the key is not escaped");
     };
-    if past.tombstone {
+    if past.tombstone || user_key.is_empty() {
         return Ok(());
     }
     let Some(successor) = index::successor(tables, &user_key, past.revision) else {

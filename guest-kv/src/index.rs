@@ -181,8 +181,11 @@ pub fn put_tombstone<T: Tables>(tables: &mut T, key: &[u8], revision: Revision) 
     tables.put(HISTORY, &history_key(escaped(key), revision), &value);
 }
 
-/// The newest revision of a key, if it is alive.
+/// The newest revision of a key, if it is alive. A row without a key is nobody's newest (see `rebuild`).
 pub fn newest<T: Tables>(tables: &T, key: &[u8]) -> Option<Entry> {
+    if key.is_empty() {
+        return None;
+    }
     tables.get(CURRENT, key, Entry::parse)
 }
 

@@ -211,6 +211,11 @@ pub fn check_row(key: &[u8], row: &[u8]) -> Result<(), String> {
     }
 }
 
+/// Whether a row of `lease` can be read, and stands under its id.
+pub fn is_row(key: &[u8], row: &[u8]) -> bool {
+    Lease::parse(row).is_some_and(|lease| lease.id != 0 && row_key(lease.id) == key)
+}
+
 /// Removes a lease with its keys, in their order. Returns how many keys it had.
 fn remove<T: Tables>(writer: &mut Writer<'_, T>, id: i64) -> u64 {
     let mut removed = 0;

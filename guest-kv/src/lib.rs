@@ -18,6 +18,7 @@
 
 mod admission;
 mod alarm;
+mod backup;
 mod check;
 mod compaction;
 mod hash;
@@ -47,6 +48,7 @@ pub mod memory;
 pub mod model;
 
 pub use admission::{Admission, Route};
+pub use backup::check_row;
 pub use check::check;
 pub use rebuild::rebuild;
 pub use rejection::Rejection;

@@ -1,4 +1,8 @@
 //! Makes the derived tables from the durable ones, by going through the `key` table in the order of revisions.
+//!
+//! A backup that was restored with a higher revision than it had has a row without a key, as in etcd: only its revision
+//! means something. It stands in `history` alone, where no range comes by it, and a compaction removes it once a later
+//! one is there.
 
 use std::ops::ControlFlow;
 
@@ -26,6 +30,13 @@ pub fn rebuild<T: Tables>(tables: &mut T, cursor: &[u8]) -> Progress {
         ControlFlow::Continue(())
     });
     for (key, entry, tombstone) in rows {
+        if key.is_empty() {
+            match tombstone {
+                true => index::put_tombstone(tables, &key, entry.revision()),
+                false => index::put_superseded(tables, &key, &entry),
+            }
+            continue;
+        }
         let old = index::newest(tables, &key);
         if let Some(old) = &old {
             index::put_superseded(tables, &key, old);

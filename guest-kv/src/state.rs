@@ -113,6 +113,11 @@ pub fn set_finished_compaction<T: Tables>(tables: &mut T, main: i64) {
     tables.put(META, FINISHED_KEY, &Revision { main, sub: 0 }.key());
 }
 
+/// Whether a row of etcd's `meta` bucket is the machine's to have.
+pub fn is_compaction_key(key: &[u8]) -> bool {
+    key == SCHEDULED_KEY || key == FINISHED_KEY
+}
+
 /// The key of `history` that the unfinished compaction looks at next; empty at its beginning.
 pub fn compaction_cursor<T: Tables>(tables: &T) -> Vec<u8> {
     tables.get(META, CURSOR_KEY, <[u8]>::to_vec).unwrap_or_default()

@@ -1,6 +1,7 @@
 //! Rules about the sources that no compiler checks: who may use whom, who may name which crate, and how
 //! long things may be. Each rule stands with its reason; an exception stands with its own.
 
+mod deployment;
 mod functions;
 mod layers;
 mod source;
@@ -201,4 +202,25 @@ fn no_path_of_a_machine_is_written_down() {
         }
     }
     expect_none("a path of one machine", &broken);
+}
+
+#[test]
+fn what_is_deployed_names_what_is_there() {
+    let text = |path: &str| fs::read_to_string(root().join(path)).expect(path);
+    let (flags, metrics) = (text("docs/flags.md"), text("docs/metrics.md"));
+    for path in [
+        "Dockerfile",
+        "compose/compose.yaml",
+        "compose/systemd/instar.service",
+        "compose/kubernetes/instar.yaml",
+    ] {
+        let unknown = deployment::unknown_flags(&text(path), &flags);
+        assert!(unknown.is_empty(), "{path}: {unknown:?}");
+    }
+    for path in ["etcd", "instar"].map(|name| format!("compose/grafana/dashboards/{name}.json")) {
+        let unknown = deployment::unknown_metrics(&text(&path), &metrics);
+        assert!(unknown.is_empty(), "{path}: {unknown:?}");
+    }
+    assert_eq!(deployment::unknown_flags("ETCD_NAMED: x", &flags), ["ETCD_NAMED"]);
+    assert_eq!(deployment::unknown_metrics("etcd_no_such_bucket", &metrics).len(), 1);
 }

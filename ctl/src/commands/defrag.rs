@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use proto::etcdserverpb as pb;
 
-use super::{ask, endpoint};
+use super::{ask, data_directory, endpoint};
 use crate::command_line::Invocation;
 use crate::failure::{self, Failure};
 use crate::go;
@@ -12,6 +12,10 @@ use crate::output::line;
 use crate::settings::Settings;
 
 pub async fn run(mut invocation: Invocation) -> Result<(), Failure> {
+    // instarctl has both programs' commands under one name.
+    if invocation.is_given("data-dir") {
+        return data_directory::defragment(invocation).await;
+    }
     let settings = Settings::read(&mut invocation)?;
     let mut failed = false;
     for address in endpoint::endpoints(&invocation, &settings).await? {

@@ -24,9 +24,9 @@ use crate::output::{Answer, Format, Output, SnapshotStatus, line};
 use crate::settings::Settings;
 
 /// The SHA-256 of a snapshot is appended to it.
-const CHECKSUM_BYTES: usize = 32;
+pub const CHECKSUM_BYTES: usize = 32;
 /// Database files are whole pages: what is more than these is the checksum.
-const SECTOR_BYTES: u64 = 512;
+pub const SECTOR_BYTES: u64 = 512;
 /// Only the owner may read what everybody's keys are in.
 const PRIVATE: u32 = 0o600;
 
@@ -60,7 +60,8 @@ pub async fn save(mut invocation: Invocation) -> Result<(), Failure> {
     }
 }
 
-async fn save_to(
+/// Saves under a name of its own first.
+pub async fn save_to(
     settings: &Settings,
     timeout: Option<Duration>,
     part: &str,

@@ -16,7 +16,7 @@ pub const UTILITY: &str = "Utility commands";
 pub static ROOT: Command =
     Command::new("etcdctl", "", "Reads, writes and looks after an etcd cluster.")
         .shared(&GLOBAL)
-        .children(&const { commands(SNAPSHOT) });
+        .children(&const { commands(SNAPSHOT, DEFRAG) });
 
 pub static GLOBAL: [Flag; 21] = [
     flag(
@@ -87,8 +87,8 @@ pub static GLOBAL: [Flag; 21] = [
 /// How many commands there are.
 pub const COMMANDS: usize = 25;
 
-/// All of them, with snapshots as the program has them.
-pub const fn commands(snapshot: Command) -> [Command; COMMANDS] {
+/// All of them, with those that the programs have in different ways.
+pub const fn commands(snapshot: Command, defrag: Command) -> [Command; COMMANDS] {
     [
         GET,
         PUT,
@@ -96,7 +96,7 @@ pub const fn commands(snapshot: Command) -> [Command; COMMANDS] {
         TXN,
         COMPACTION,
         ALARM,
-        DEFRAG,
+        defrag,
         ENDPOINT,
         MOVE_LEADER,
         WATCH,
@@ -262,10 +262,11 @@ const ALARM: Command = Command::new("alarm", "<subcommand>", "Alarms that member
 
 const CLUSTER: Flag = flag("cluster", Kind::Bool, "", "ask all members of the cluster");
 
-const DEFRAG: Command = Command::new("defrag", "", "Gives unused disk space of the members back")
-    .group(MAINTENANCE)
-    .shared(&[CLUSTER])
-    .run(|invocation| Box::pin(defrag::run(invocation)));
+pub const DEFRAG: Command =
+    Command::new("defrag", "", "Gives unused disk space of the members back")
+        .group(MAINTENANCE)
+        .shared(&[CLUSTER])
+        .run(|invocation| Box::pin(defrag::run(invocation)));
 
 const ENDPOINT: Command =
     Command::new("endpoint", "<subcommand>", "How the servers at the endpoints are")

@@ -2,7 +2,7 @@
 
 use super::etcdctl;
 use crate::command_line::{Command, Flag, Kind, flag};
-use crate::commands::{file_hash, snapshot};
+use crate::commands::{data_directory, file_hash, restore, snapshot};
 
 pub static ROOT: Command =
     Command::new("etcdutl", "", "Looks after etcd's files, without a server.")
@@ -18,6 +18,7 @@ pub static ROOT: Command =
         ])
         .children(&[
             etcdctl::COMPLETION.group(""),
+            DEFRAG,
             HASHKV,
             etcdctl::HELP.group(""),
             SNAPSHOT,
@@ -25,7 +26,55 @@ pub static ROOT: Command =
         ]);
 
 const SNAPSHOT: Command = Command::new("snapshot", "<subcommand>", "Snapshots of the whole store")
-    .children(&[SNAPSHOT_STATUS]);
+    .children(&[SNAPSHOT_RESTORE, SNAPSHOT_STATUS]);
+
+pub const INITIAL_CLUSTER: Flag = flag(
+    "initial-cluster",
+    Kind::Text,
+    "default=http://localhost:2380",
+    "the members of the new cluster: name=URL, separated by commas",
+);
+pub const INITIAL_CLUSTER_TOKEN: Flag = flag(
+    "initial-cluster-token",
+    Kind::Text,
+    "etcd-cluster",
+    "tells clusters of the same URLs apart",
+);
+
+/// The defaults are the server's: a cluster of one member on this machine.
+pub const SNAPSHOT_RESTORE: Command = Command::new(
+    "restore",
+    "<filename> --data-dir {output dir} [options]",
+    "Makes the data directory of a member of a new cluster from a snapshot",
+)
+.flags(&[
+    flag("data-dir", Kind::Text, "", "the directory to make; {name}.etcd if none is given"),
+    flag("wal-dir", Kind::Text, "", "no effect: the log stands in the data directory"),
+    INITIAL_CLUSTER,
+    INITIAL_CLUSTER_TOKEN,
+    flag(
+        "initial-advertise-peer-urls",
+        Kind::Text,
+        "http://localhost:2380",
+        "where the others reach this member",
+    ),
+    flag("name", Kind::Text, "default", "this member's name"),
+    flag(
+        "skip-hash-check",
+        Kind::Bool,
+        "",
+        "take a file without its hash, as one from a data directory is",
+    ),
+    flag("initial-memory-map-size", Kind::Unsigned, "10737418240", "no effect: nothing is mapped"),
+    flag("bump-revision", Kind::Unsigned, "", "how much to add to the latest revision"),
+    flag(
+        "mark-compacted",
+        Kind::Bool,
+        "",
+        "compact at the latest revision; required with --bump-revision",
+    ),
+])
+.run(|invocation| Box::pin(restore::run(invocation)));
 
 pub const SNAPSHOT_STATUS: Command = Command::new(
     "status",
@@ -33,6 +82,14 @@ pub const SNAPSHOT_STATUS: Command = Command::new(
     "Checks a snapshot, and prints hash, revision, keys, size and version",
 )
 .run(|invocation| Box::pin(snapshot::status(invocation)));
+
+pub const DATA_DIR: Flag =
+    flag("data-dir", Kind::Text, "", "the data directory of a member that does not run");
+
+const DEFRAG: Command =
+    Command::new("defrag", "", "Gives unused disk space of a data directory back")
+        .flags(&[DATA_DIR])
+        .run(|invocation| Box::pin(data_directory::defragment(invocation)));
 
 const REVISION: Flag = flag("rev", Kind::Integer, "", "up to this revision; the latest if 0");
 

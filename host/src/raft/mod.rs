@@ -32,6 +32,7 @@ mod peer_service;
 mod progress;
 mod proposer;
 mod read_index;
+mod restored;
 mod shard;
 mod snapshot_stream;
 mod state_machine;
@@ -55,6 +56,7 @@ pub use network::OwnIdentity;
 pub use node::{Ended, MoveLeaderError, Node, NodeOptions, StartError};
 pub use observer::Observer;
 pub use progress::{Leadership, Progress};
+pub use restored::{Restored, begin_restored};
 pub use shard::Shard;
 
 /// Why a request got no answer of the machine.

@@ -8,7 +8,9 @@ mod coordinator;
 mod database_snapshot;
 mod integrity;
 mod machine_requests;
+mod offline;
 mod query_pool;
+mod restore;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, mpsc};
@@ -20,7 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::coordinator::{ClientCoordinator, Shared};
+pub use self::offline::{OfflineError, OfflineState};
 use self::query_pool::QueryPool;
+pub use self::restore::{NewMember, RestoreError, restore};
 use crate::api::{self, BindError, Listeners, Purpose, ServeError};
 use crate::config::{AutoCompaction, ClusterState, Config, Url};
 use crate::lease::{Keeper, KeeperLinks, Leases};

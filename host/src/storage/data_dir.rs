@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::log::{self, Log};
 use super::state_file::{create_database, sync_directory};
-use super::{StorageError, files};
+use super::{Restoration, StorageError, files};
 
 /// Whose data it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,10 @@ pub enum DataDirError {
         "{path} is damaged ({reason}); move the data directory away, and restore this member from its peers or a backup"
     )]
     Damaged { path: PathBuf, reason: String },
+    #[error("the data directory {0} has a member already; choose another --data-dir")]
+    Taken(PathBuf),
+    #[error("{0}")]
+    Source(Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot use the data directory {path}: {error}; check its permissions and the disk")]
     Io { path: PathBuf, error: io::Error },
     #[error(
@@ -109,12 +113,33 @@ impl DataDir {
             }
             look_at_files(&member)?;
         } else {
-            make_member(path, &fresh)?;
+            make_member(path, &fresh, make_empty)?;
         }
         let identity = found.unwrap_or(fresh);
         let directory = Self { member, identity, is_new: found.is_none(), _lock: lock };
         directory.prepare().map_err(failed)?;
         Ok(directory)
+    }
+
+    /// Makes a new data directory, filled: it is whole and on disk afterwards, or not there. There must be no member in
+    /// it yet.
+    pub fn create(
+        path: &Path,
+        identity: &Identity,
+        fill: impl FnOnce(Restoration) -> Result<(), DataDirError>,
+    ) -> Result<(), DataDirError> {
+        let failed = |error| DataDirError::Io { path: path.to_owned(), error };
+        make_directory(path).map_err(failed)?;
+        let _lock = lock(path)?;
+        let member = path.join(MEMBER);
+        if look(&member)?.is_some() {
+            return Err(DataDirError::Taken(path.to_owned()));
+        }
+        let made = make_member(path, identity, |member| fill(Restoration::create(member)?));
+        if made.is_err() {
+            unless_missing(fs::remove_dir_all(path.join(UNFINISHED))).map_err(failed)?;
+        }
+        made
     }
 
     /// Whether there is a data directory with an identity already.
@@ -218,15 +243,24 @@ fn look_at_files(member: &Path) -> Result<(), DataDirError> {
     Ok(())
 }
 
+/// The files of a member that begins with nothing.
+fn make_empty(member: &Path) -> Result<(), DataDirError> {
+    Log::open(member, &files())?;
+    Ok(create_database(&member.join(STATE), &files())?)
+}
+
 /// Makes `member` under another name, and renames it when all of it is on disk.
-fn make_member(path: &Path, identity: &Identity) -> Result<(), DataDirError> {
+fn make_member(
+    path: &Path,
+    identity: &Identity,
+    fill: impl FnOnce(&Path) -> Result<(), DataDirError>,
+) -> Result<(), DataDirError> {
     let failed = |error| DataDirError::Io { path: path.to_owned(), error };
     let (unfinished, member) = (path.join(UNFINISHED), path.join(MEMBER));
     // Nothing else makes a directory of this name; what is in it, a crash has left.
     unless_missing(fs::remove_dir_all(&unfinished)).map_err(failed)?;
     fs::create_dir(&unfinished).and_then(|()| keep_private(&unfinished)).map_err(failed)?;
-    Log::open(&unfinished, &files())?;
-    create_database(&unfinished.join(STATE), &files())?;
+    fill(&unfinished)?;
     write_identity(&unfinished, identity).map_err(failed)?;
     fs::rename(&unfinished, &member).map_err(failed)?;
     sync_directory(&member).map_err(failed)

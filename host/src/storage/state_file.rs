@@ -231,7 +231,7 @@ fn fill_tables(
 }
 
 /// Writes rows of one table; says what they take.
-fn fill_table(
+pub(super) fn fill_table(
     transaction: &redb::WriteTransaction,
     rows: &[SnapshotRow],
 ) -> Result<u64, StorageError> {

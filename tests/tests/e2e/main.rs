@@ -14,9 +14,11 @@ mod membership;
 mod membership_differential;
 mod metrics;
 mod raw;
+mod restoring;
 mod shapes;
 mod starting;
 mod surviving;
+mod tutorial;
 mod watch;
 
 use std::process::ExitCode;
@@ -45,6 +47,10 @@ const CASES: &[Case] = &tests::cases![
     metrics::values_are_true,
     etcdctl::prints_the_same,
     etcdctl::leases_and_locks,
+    restoring::etcds_backup_becomes_a_cluster,
+    restoring::a_bumped_revision_is_etcds,
+    restoring::a_damaged_backup_is_refused,
+    restoring::a_migration_under_load,
     starting::version_is_etcds,
     starting::mistakes_are_one_sentence,
     starting::a_port_in_use,
@@ -54,6 +60,7 @@ const CASES: &[Case] = &tests::cases![
     starting::the_ready_line,
     starting::sigterm_hands_leadership_over,
     starting::a_warm_cache,
+    tutorial::every_command_prints_what_it_says,
     surviving::kills_under_load,
     surviving::one_member_killed,
     surviving::two_of_five_killed,
