@@ -62,8 +62,7 @@ fn test() -> Result<(), String> {
         "--deny",
         "warnings",
     ]))?;
-    // The end-to-end tests start the server that this builds.
-    setup::build_server()?;
+    setup::build_programs()?;
     setup::run(setup::cargo().args(["test", "--release", "--workspace"]))
 }
 

@@ -45,6 +45,12 @@ pub fn build_server() -> Result<PathBuf, String> {
     Ok(release_directory().join("instar"))
 }
 
+/// Builds what the end-to-end tests start, as they do.
+pub fn build_programs() -> Result<(), String> {
+    wasm_target()?;
+    run(cargo().args(["build", "--release", "--package", "host", "--package", "ctl", "--bins"]))
+}
+
 /// Adds the Wasm target if this toolchain lacks it: the state machine is compiled to it.
 pub fn wasm_target() -> Result<(), String> {
     let output = Command::new("rustc")

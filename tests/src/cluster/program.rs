@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::etcd::{self, Programs};
 
@@ -43,37 +43,41 @@ pub fn etcd_programs() -> Result<&'static Programs, String> {
 
 /// `INSTAR_BINARY`, or the binary in this test's own target directory, which cargo brings up to date.
 fn built_instar() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let given = || std::env::var_os("INSTAR_BINARY").map(|binary| Ok(binary.into()));
-    let build = || given().unwrap_or_else(|| build("host", "instar"));
-    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
-    built.clone().map_err(anyhow::Error::msg)
+    match std::env::var_os("INSTAR_BINARY") {
+        Some(binary) => Ok(binary.into()),
+        None => built("instar"),
+    }
 }
 
-/// `instarctl` in the same target directory, built once a run.
+/// `instarctl` in the same target directory.
 pub fn instarctl() -> Result<PathBuf> {
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built =
-        BUILT.get_or_init(|| build("ctl", "instarctl").map_err(|error| format!("{error:#}")));
-    built.clone().map_err(anyhow::Error::msg)
+    built("instarctl")
 }
 
-fn build(package: &str, binary: &str) -> Result<PathBuf> {
+fn built(binary: &str) -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let directory = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    directory.as_ref().map(|directory| directory.join(binary)).map_err(|error| anyhow!("{error}"))
+}
+
+/// Builds our programs, once a run and both at once: one by one, cargo would choose other features of what they share,
+/// and build it twice.
+fn build() -> Result<PathBuf> {
     let this = std::env::current_exe().context("find this program")?;
     let profile =
         this.parent().and_then(Path::parent).context("this program's profile directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    build.args(["build", "--quiet", "--package", package, "--bin", binary, "--target-dir"]);
-    build.arg(profile.parent().context("the target directory")?);
+    build.args(["build", "--quiet", "--package", "host", "--package", "ctl", "--bins"]);
+    build.arg("--target-dir").arg(profile.parent().context("the target directory")?);
     if profile.ends_with("release") {
         build.arg("--release");
     }
     if !build.status().context("run cargo")?.success() {
-        bail!("cargo build of {binary} failed");
+        bail!("cargo build of instar and instarctl failed");
     }
-    Ok(profile.join(binary))
+    Ok(profile.to_owned())
 }
 
 /// Heartbeats and elections quick enough that a killed leader costs a test half a second, slow enough
