@@ -15,6 +15,7 @@ pub mod get;
 pub mod help;
 pub mod lease;
 pub mod lock;
+pub mod machine;
 pub mod make_mirror;
 pub mod member;
 pub mod move_leader;
