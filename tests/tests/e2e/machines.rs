@@ -49,7 +49,12 @@ async fn put(
 type Answers = Arc<Mutex<Vec<(Instant, Instant)>>>;
 
 /// Puts and transactions without an end, until told. Any failure is one too many.
-async fn write(client: Client, writer: usize, stop: Arc<AtomicBool>, answers: Answers) -> Result<u64> {
+async fn write(
+    client: Client,
+    writer: usize,
+    stop: Arc<AtomicBool>,
+    answers: Answers,
+) -> Result<u64> {
     let mut writes = 0;
     while !stop.load(Ordering::Relaxed) {
         let key = format!("machines/{writer}/{}", writes % 50);
@@ -201,7 +206,8 @@ pub async fn refusals(scene: Scene) -> Result<Verdict> {
     }
     let cluster = Plan::new(scene.subject, 1, &scene.directory).start().await?;
     let mut client = machines_of(&cluster, 0).await?;
-    let refused = |result: Result<machine_pb::PutResponse, tonic::Status>, part: &str| match result {
+    let refused = |result: Result<machine_pb::PutResponse, tonic::Status>, part: &str| match result
+    {
         Err(status) if status.message().contains(part) => Ok(()),
         other => bail!("expected a refusal with {part:?}: {other:?}"),
     };
