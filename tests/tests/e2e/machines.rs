@@ -14,7 +14,7 @@ use tests::case::{Scene, Verdict};
 use tests::client::Client;
 use tests::cluster::{Cluster, Plan};
 use tonic::codegen::tokio_stream;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 const WRITERS: usize = 12;
 /// Activations and rollbacks, for each unit of the campaign.
@@ -32,7 +32,8 @@ fn twin() -> Bytes {
 }
 
 async fn machines_of(cluster: &Cluster, at: usize) -> Result<MachineClient<Channel>> {
-    Ok(MachineClient::connect(format!("http://{}", cluster.members[at].address)).await?)
+    let endpoint = Endpoint::from_shared(format!("http://{}", cluster.members[at].address))?;
+    Ok(MachineClient::new(endpoint.connect().await?))
 }
 
 async fn put(
@@ -75,7 +76,8 @@ async fn write(
 
 /// Counts the events of all writes, until there were as many as asked for.
 async fn watch(address: String, wanted: tokio::sync::oneshot::Receiver<u64>) -> Result<()> {
-    let mut client = WatchClient::connect(format!("http://{address}")).await?;
+    let mut client =
+        WatchClient::new(Endpoint::from_shared(format!("http://{address}"))?.connect().await?);
     let create = pb::WatchCreateRequest {
         key: PREFIX.into(),
         range_end: b"machines0".to_vec().into(),
