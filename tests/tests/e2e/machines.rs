@@ -169,10 +169,11 @@ pub async fn switched_under_load(scene: Scene) -> Result<Verdict> {
     for writer in writers {
         writes += writer.await??;
     }
-    drop(total.send(writes));
+    let told = total.send(writes);
     tokio::time::timeout(Duration::from_secs(20), watcher)
         .await
         .context("the watch lacks events")???;
+    ensure!(told.is_ok(), "the watch ended before the writes did");
     let revision = cluster.wait_equal().await?;
     scene.note(format!("{writes} writes, {} switches, equal at {revision}", pauses.len()));
     scene.note(format!("longest wait in {BETWEEN:?} with a switch: {}", of_pauses(pauses)));
