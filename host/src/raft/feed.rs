@@ -168,9 +168,11 @@ impl EventFeed {
         if !self.is_watched() {
             return None;
         }
+        // Without such a table, it is the storage that can say why.
+        let keys = keys?;
         let mut events = Vec::new();
         let rows = outcomes.iter().flat_map(|outcome| &outcome.events);
-        for row in rows.filter(|row| Some(row.table) == keys) {
+        for row in rows.filter(|row| row.table == keys) {
             let mut event = None;
             let found = overlay.get(row.table, &row.key, &mut |value| {
                 event = WatchEvent::from_row(&row.key, Bytes::copy_from_slice(value));

@@ -49,7 +49,9 @@ impl Node {
         digests::judge(&own, voters.contains(&self.own_id), voters.len(), &answers)
     }
 
-    /// Takes this member out of service. If it leads, it hands the leadership over: it cannot do a leader's errands.
+    /// Takes this member out of service. If it leads, it hands the leadership over: it cannot do a leader's errands. To
+    /// be called again as long as it is out of service: whoever is to take over may miss its chance, and an election
+    /// can bring the leadership back.
     pub async fn quarantine(&self) {
         self.progress.set_quarantined(true);
         if self.raft.is_leader()

@@ -2,7 +2,7 @@
 //!
 //! Nothing has been written then, so whatever is wrong ends the start with a sentence. The sentences begin as etcd's.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -19,6 +19,11 @@ const ASK_WITHIN: Duration = Duration::from_secs(10);
 /// How long a new member waits for the others to tell that it is not new at all. In a cluster that only begins, nobody
 /// answers; and what is missed here, the others tell later (`Node::notice_expulsion`).
 const ASK_BRIEFLY: Duration = Duration::from_millis(300);
+
+/// How long the members may take to hear that this one was added: the first to answer may be one that has not applied
+/// it yet.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(2);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// Why a member cannot join a running cluster.
 #[derive(Debug, Error)]
@@ -64,8 +69,20 @@ pub struct Joined {
 /// # Errors
 /// Nobody answers, or the cluster is not the one that the flags describe.
 pub fn join(flags: &InitialCluster, name: &str, max_learners: u32) -> Result<Joined, JoinError> {
-    let running = runtime()?.block_on(ask_others(flags, name, ASK_WITHIN))?;
-    find(flags, name, max_learners, &running)
+    runtime()?.block_on(async {
+        let patient_until = Instant::now() + CATCH_UP_WITHIN;
+        loop {
+            let running = ask_others(flags, name, ASK_WITHIN).await?;
+            match find(flags, name, max_learners, &running) {
+                Err(JoinError::Count { .. } | JoinError::NoMatch { .. })
+                    if Instant::now() < patient_until =>
+                {
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                }
+                found => return found,
+            }
+        }
+    })
 }
 
 /// Fails if a member that is about to begin anew with a new cluster was started before: then it has lost its data, and

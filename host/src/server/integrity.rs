@@ -48,6 +48,7 @@ pub async fn watch(node: Arc<Node>) {
     loop {
         interval.tick().await;
         if node.progress.is_quarantined() {
+            node.quarantine().await;
             stage = attend(&node, stage).await;
         } else {
             stage = Stage::ToBeRaised;

@@ -4,7 +4,7 @@
 //! are compared, and the next step is made.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
@@ -29,8 +29,11 @@ const STREAMS: usize = 4;
 /// Watchers of a stream, beyond which one is cancelled.
 const WATCHERS: usize = 12;
 const KEYS: u32 = 12;
-/// etcd drops a request for progress while a watcher is being caught up, which nothing shows: when it is asked again.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// A request for progress is dropped while a watcher is being caught up, which nothing shows: when each side is asked
+/// again. etcd looks after such watchers ten times a second; here it takes as long as a query does.
+const ASK_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One of the two servers.
 struct Side {
@@ -393,13 +396,15 @@ impl Test {
             let before = stream.log(|log| log.progress.len());
             let is_told = |log: &Log| log.progress.len() > before;
             stream.request_progress().await?;
-            while number == 0 && !stream.log(|log| is_told(log)) {
+            let patient_until = Instant::now() + PATIENCE;
+            while !stream.log(|log| is_told(log)) {
+                ensure!(Instant::now() < patient_until, "progress did not come, side {number}");
                 let told = stream.wait("progress", is_told);
-                if tokio::time::timeout(ASK_AGAIN_AFTER, told).await.is_err() {
-                    stream.request_progress().await?;
+                match tokio::time::timeout(ASK_AGAIN_AFTER[number], told).await {
+                    Ok(told) => told?,
+                    Err(_) => stream.request_progress().await?,
                 }
             }
-            stream.wait("progress", is_told).await?;
             let told = stream.log(|log| log.progress[before]);
             ensure!(told == self.revision, "progress is {told}, not {}", self.revision);
         }
