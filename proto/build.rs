@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "etcd/api/etcdserverpb/raft_internal.proto",
     "etcd/api/v3electionpb/v3election.proto",
     "etcd/api/v3lockpb/v3lock.proto",
@@ -10,6 +10,7 @@ const FILES: [&str; 8] = [
     "instar/kv.proto",
     "instar/log.proto",
     "instar/machine.proto",
+    "instar/module.proto",
     "instar/peer.proto",
 ];
 

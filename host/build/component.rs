@@ -38,7 +38,13 @@ const FOREIGN_VARIABLES: [&str; 14] = [
 
 /// Leaves the component of `package` in `OUT_DIR/machine.wasm`; `sources` are the paths, from the workspace's root,
 /// that it depends on. Ends the build script, with a sentence for the developer, if it cannot.
+#[allow(dead_code, reason = "each build script needs one of the two")]
 pub fn build(package: &str, sources: &[&str]) {
+    build_into(package, sources, "machine");
+}
+
+/// As `build`, into `OUT_DIR/<name>.wasm`.
+pub fn build_into(package: &str, sources: &[&str], name: &str) {
     let out = PathBuf::from(variable("OUT_DIR"));
     let root = workspace_root(Path::new(&variable("CARGO_MANIFEST_DIR")));
     println!("cargo::rerun-if-changed=build.rs");
@@ -67,13 +73,13 @@ pub fn build(package: &str, sources: &[&str]) {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", rust_flags(&rustc, &root, &target_dir));
     match cargo.status() {
         Ok(status) if status.success() => {}
-        Ok(_) => fail(&format!("the state machine `{package}` did not build; see above")),
+        Ok(_) => fail(&format!("the component `{package}` did not build; see above")),
         Err(error) => fail(&format!("cannot run cargo for the state machine: {error}")),
     }
 
     let file = format!("{}.wasm", package.replace('-', "_"));
     let module = target_dir.join(TARGET).join("guest").join(file);
-    if let Err(error) = componentize(&module, &out.join("machine.wasm")) {
+    if let Err(error) = componentize(&module, &out.join(format!("{name}.wasm"))) {
         fail(&format!("cannot make a component of {}: {error}", module.display()));
     }
 }

@@ -46,6 +46,35 @@ pub const CONTINUATION_BYTES: usize = 16 << 20;
 /// Rows of one page of a scan, in bytes: beyond them the page ends. The contract's figure.
 pub const PAGE_BYTES: usize = 1 << 20;
 
+// What a module may ask for in one entry. All of them decide answers, too.
+
+/// Instructions of one call, and what its reads cost: some 10 to 40 ms, for which the apply thread stands still.
+pub const MODULE_FUEL: u64 = 150_000_000;
+/// Linear memory of one instance of a module, in bytes.
+pub const MODULE_MEMORY_BYTES: usize = 64 << 20;
+/// Keys that one call writes, and rows of the module's own: of each so many.
+pub const MODULE_WRITES: usize = 1_000;
+/// The same in bytes, all together.
+pub const MODULE_WRITE_BYTES: usize = 4 << 20;
+/// Keys or rows that one read gives. The contract's figure.
+pub const MODULE_READ_ROWS: u32 = 1_000;
+/// Operations or events of one entry that a module is shown; an entry with more of them is refused.
+pub const MODULE_EVENTS: usize = 10_000;
+/// The answer of a call, in bytes.
+pub const MODULE_RESULT_BYTES: usize = 4 << 20;
+/// The name of a procedure, in bytes.
+pub const MODULE_PROCEDURE_BYTES: usize = 256;
+/// A prefix that a module is granted, in bytes.
+pub const MODULE_PREFIX_BYTES: usize = 1 << 10;
+/// Prefixes of one module.
+pub const MODULE_PREFIXES: usize = 16;
+/// Modules of a cluster, those that are disabled among them.
+pub const MODULES: usize = 32;
+/// Components of modules in the state; the oldest of no use make room.
+pub const MODULE_BLOBS: usize = 64;
+/// Failures in a row that disable a module.
+pub const MODULE_FAILURES: u32 = 10;
+
 // What a machine costs the process; no answer depends on these.
 
 /// Instances of machines at the same time: one that applies, one a serving thread, and those that check and migrate.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::instar::v1::Machines;
+use proto::instar::v1::{CallModuleRequest, CallModuleResponse, Machines, Modules};
 
 use crate::raft::{ChangeRefused, MembershipChange};
 use crate::runtime::{Admission, Rejection};
@@ -94,6 +94,22 @@ pub trait Coordinator: Send + Sync + 'static {
         request: MachineRequest,
     ) -> impl Future<Output = Result<Machines, RequestError>> + Send;
 
+    /// What is asked of modules, but calls.
+    fn module(
+        &self,
+        _request: ModuleRequest,
+    ) -> impl Future<Output = Result<Modules, RequestError>> + Send {
+        std::future::ready(Err(RequestError::Unavailable("there are no modules".to_owned())))
+    }
+
+    /// A call of a module.
+    fn call_module(
+        &self,
+        _call: CallModuleRequest,
+    ) -> impl Future<Output = Result<CallModuleResponse, RequestError>> + Send {
+        std::future::ready(Err(RequestError::Unavailable("there are no modules".to_owned())))
+    }
+
     /// Makes another member the leader, if this one is.
     fn move_leader(&self, to: u64) -> impl Future<Output = Result<(), RequestError>> + Send;
 
@@ -112,6 +128,15 @@ pub enum MachineRequest {
     Prepare(Bytes),
     Activate { digest: Bytes, expected_active: Bytes },
     Rollback { expected_active: Bytes },
+}
+
+/// The requests of the Module service, without its calls. An empty digest stands for the only one that it can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModuleRequest {
+    List,
+    Put(Bytes),
+    Activate { name: String, digest: Bytes, grants: Vec<Bytes> },
+    Disable { name: String },
 }
 
 /// A file that is whole, from its beginning. It is gone when this value is.

@@ -21,7 +21,7 @@ use super::streams::{Requests, Responses};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
 use super::{
-    Settings, cluster, election, kv, lease, lock, machine, maintenance, services,
+    Settings, cluster, election, kv, lease, lock, machine, maintenance, module, services,
     watch as watch_service,
 };
 use crate::limits;
@@ -102,6 +102,11 @@ pub(super) enum Method {
     MachinePrepare,
     MachineActivate,
     MachineRollback,
+    ModulePut,
+    ModuleList,
+    ModuleActivate,
+    ModuleDisable,
+    ModuleCall,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -147,6 +152,11 @@ impl Method {
             "/instar.v1.Machine/Prepare" => Method::MachinePrepare,
             "/instar.v1.Machine/Activate" => Method::MachineActivate,
             "/instar.v1.Machine/Rollback" => Method::MachineRollback,
+            "/instar.v1.Module/Put" => Method::ModulePut,
+            "/instar.v1.Module/List" => Method::ModuleList,
+            "/instar.v1.Module/Activate" => Method::ModuleActivate,
+            "/instar.v1.Module/Disable" => Method::ModuleDisable,
+            "/instar.v1.Module/Call" => Method::ModuleCall,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
@@ -166,13 +176,15 @@ impl Method {
                 | Method::LeaseKeepAlive
                 | Method::Observe
                 | Method::MachinePut
+                | Method::ModulePut
         )
     }
 }
 
 /// The services of which at least one method is served.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "instar.v1.Machine",
+    "instar.v1.Module",
     "etcdserverpb.Watch",
     "v3lockpb.Lock",
     "v3electionpb.Election",
@@ -366,6 +378,7 @@ pub(super) async fn serve_stream<C: Coordinator>(
                 lease::keep_alive(service, headers, requests, responses).await
             }
             Method::MachinePut => machine::put(service, headers, requests, responses).await,
+            Method::ModulePut => module::put(service, headers, requests, responses).await,
             Method::Observe => election::observe(service, headers, requests, responses).await,
             other => Ok(Err(no_such_method(&format!("/{other:?}")))),
         }
@@ -439,6 +452,10 @@ async fn answer_rare<C: Coordinator>(
         | Method::MachinePrepare
         | Method::MachineActivate
         | Method::MachineRollback => machine::unary(service, method, headers, message).await,
+        Method::ModuleList
+        | Method::ModuleActivate
+        | Method::ModuleDisable
+        | Method::ModuleCall => module::unary(service, method, headers, message).await,
         Method::Lock | Method::Unlock => lock::unary(service, method, headers, message).await,
         Method::Campaign | Method::Proclaim | Method::Leader | Method::Resign => {
             election::unary(service, method, headers, message).await

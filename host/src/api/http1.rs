@@ -19,6 +19,7 @@ use super::gateway::{self, Loopback};
 use super::grpc::Service;
 use super::health::{self, Check};
 use super::listener::Purpose;
+use super::module;
 use crate::config::{ETCD_CLUSTER_VERSION, ETCD_VERSION, HttpConfig};
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -117,6 +118,10 @@ async fn route<C: Coordinator>(client: &Arc<Client<C>>, request: Request<Incomin
             let path = path.to_owned();
             return gateway::serve(client, &path, request).await;
         }
+    }
+    if !is_for_metrics && let Some(path) = path.strip_prefix("/instar/v1/modules/") {
+        let path = path.to_owned();
+        return module::serve_http(service, &path, request).await;
     }
     let checks = Check::under(path);
     match path {

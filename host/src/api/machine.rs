@@ -16,7 +16,7 @@ use super::wire::Frame;
 use crate::limits;
 
 /// Whoever may replace the machine may do anything to the data.
-fn check_right<C>(service: &Service<C>) -> Result<(), Status> {
+pub(super) fn check_right<C>(service: &Service<C>) -> Result<(), Status> {
     if service.settings.machine_upgrades {
         return Ok(());
     }
@@ -65,24 +65,10 @@ pub(super) async fn put<C: Coordinator>(
     if let Err(status) = checked {
         return Ok(Err(status));
     }
-    let mut component = BytesMut::new();
-    loop {
-        let message = match requests.next().await {
-            Ok(Some(message)) => message,
-            Ok(None) => break,
-            Err(status) => return Ok(Err(status)),
-        };
-        match decode_streamed::<pb::PutRequest>(&message) {
-            Ok(request) => component.extend_from_slice(&request.data),
-            Err(status) => return Ok(Err(status)),
-        }
-        if component.len() > limits::COMPONENT_BYTES {
-            let limit = limits::COMPONENT_BYTES;
-            let message = format!("instar: the component has more than the {limit} bytes allowed");
-            return Ok(Err(Status::new(Code::InvalidArgument, message)));
-        }
-    }
-    let component = component.freeze();
+    let component = match receive(requests).await {
+        Ok(component) => component,
+        Err(status) => return Ok(Err(status)),
+    };
     let digest = Bytes::copy_from_slice(&Sha256::digest(&component));
     let machines = match service.coordinator.machine(MachineRequest::Put(component)).await {
         Ok(machines) => machines,
@@ -91,4 +77,19 @@ pub(super) async fn put<C: Coordinator>(
     let response = pb::PutResponse { digest, machines: Some(machines) };
     responses.send(Frame::plain(response.encode_to_vec().into())).await?;
     Ok(Ok(()))
+}
+
+/// A component as it comes in, piece by piece.
+pub(super) async fn receive(requests: &mut Requests<'_>) -> Result<Bytes, Status> {
+    let mut component = BytesMut::new();
+    while let Some(message) = requests.next().await? {
+        // A piece of a module's component is the same message.
+        component.extend_from_slice(&decode_streamed::<pb::PutRequest>(&message)?.data);
+        if component.len() > limits::COMPONENT_BYTES {
+            let limit = limits::COMPONENT_BYTES;
+            let message = format!("instar: the component has more than the {limit} bytes allowed");
+            return Err(Status::new(Code::InvalidArgument, message));
+        }
+    }
+    Ok(component.freeze())
 }

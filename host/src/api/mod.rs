@@ -28,6 +28,7 @@ mod lease;
 mod listener;
 mod lock;
 mod machine;
+mod module;
 mod maintenance;
 mod prefixed;
 mod quota;
@@ -42,7 +43,7 @@ mod watch;
 mod wire;
 
 pub use coordinator::{
-    Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, NodeStatus, Proposed,
+    Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, ModuleRequest, NodeStatus, Proposed,
     RequestError, SnapshotFile, Standing,
 };
 pub use listener::{BindError, Listeners, Purpose};

@@ -29,6 +29,7 @@ use super::digests::{Digest, Digests};
 use super::execution::Execution;
 use super::feed::{self, EventFeed};
 use super::membership::AppliedMembership;
+use super::module_execution::ActiveModules;
 use super::observer::Observer;
 use super::progress::{Expelled, Progress};
 use super::shard::Shards;
@@ -132,6 +133,7 @@ pub struct Applier {
     pub machines: Arc<Machines>,
     /// Which machines run, as the state has it.
     pub slots: Slots,
+    pub modules: ActiveModules,
     pub shards: Arc<Shards>,
     pub progress: Arc<Progress>,
     pub clock: Arc<ReplicatedClock>,
@@ -234,7 +236,8 @@ impl Applier {
 
     /// Makes part of the state what these entries, all of them, did.
     fn commit(&mut self, entries: &[Entry], execution: Execution) -> io::Result<()> {
-        let Execution { commands, applied: Applied { overlay, outcomes }, switch, .. } = execution;
+        let Execution { commands, applied: Applied { overlay, outcomes }, switch, modules, .. } =
+            execution;
         let view = self.state.view();
         let mut mark = view.mark().clone();
         let keys = view.table_named(feed::KEYS);
@@ -255,6 +258,9 @@ impl Applier {
         timer.observe_duration();
         if let Some((machine, slots)) = switch {
             self.switch(machine, slots);
+        }
+        if let Some(modules) = modules {
+            self.modules = modules;
         }
 
         self.feed.publish(revision, events);

@@ -9,6 +9,8 @@ use proto::instar::log::Slots;
 
 use super::apply::{Applier, command_of, commands_of};
 use super::machine_commands::{self, Circumstances, MachineDigest, name_of};
+use super::module_commands;
+use super::module_execution::ActiveModules;
 use super::types::{Command, Entry};
 use crate::runtime::{self, Applied, Machine, Outcome};
 use crate::storage::Overlay;
@@ -21,16 +23,29 @@ pub struct Execution {
     pub applied: Applied,
     /// The machine that runs from now on, and the slots that say so.
     pub switch: Option<(Machine, Slots)>,
+    /// The modules that run from now on, where they are others.
+    pub modules: Option<ActiveModules>,
 }
 
 impl Applier {
     /// Runs the first entries of these, one at least.
     pub(super) fn execute(&self, entries: &[Entry]) -> io::Result<Execution> {
         if let Some(command) = entries.first().and_then(of_host) {
+            if let Some(call) = module_commands::call_of(command) {
+                return self.execute_call(&entries[0], &call);
+            }
             return self.execute_for_host(&entries[..1], command);
         }
-        let barrier = entries.iter().position(|entry| of_host(entry).is_some());
-        let entries = &entries[..barrier.unwrap_or(entries.len())];
+        if entries.first().is_some_and(|entry| self.modules.concern(entry)) {
+            return self.execute_with_modules(&entries[0]);
+        }
+        let is_barrier = |entry| of_host(entry).is_some() || self.modules.concern(entry);
+        let barrier = entries.iter().position(is_barrier);
+        self.run_machine(&entries[..barrier.unwrap_or(entries.len())])
+    }
+
+    /// Runs entries that are all the machine's alone: the first of them, at least.
+    pub(super) fn run_machine(&self, entries: &[Entry]) -> io::Result<Execution> {
         let execution = self.run_with(&self.machine, entries)?;
         if !self.slots.on_probation {
             return Ok(execution);
@@ -53,7 +68,7 @@ impl Applier {
         let revision = mark.revision;
         let applied =
             machine.apply(Overlay::new(view), revision, &commands).map_err(io::Error::other)?;
-        Ok(Execution { entries: entries.len(), commands, applied, switch: None })
+        Ok(Execution { entries: entries.len(), commands, applied, switch: None, modules: None })
     }
 
     /// One entry that the new machine failed on. Where the previous one does not, it is the one that runs from here on.
@@ -96,7 +111,8 @@ impl Applier {
             false => None,
         };
         let applied = Applied { overlay, outcomes: vec![outcome] };
-        Ok(Execution { entries: 1, commands, applied, switch })
+        let modules = self.modules_after(&applied.overlay)?;
+        Ok(Execution { entries: 1, commands, applied, switch, modules })
     }
 
     /// A machine of the state's, which was compiled long before. A member that lacks it, having just started or come
@@ -140,6 +156,7 @@ impl Applier {
             false => self.obtain(&slots.active)?,
         };
         self.switch(machine, slots);
+        self.modules = ActiveModules::load(&*self.state.view(), &self.machines)?;
         Ok(())
     }
 }

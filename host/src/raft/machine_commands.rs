@@ -13,6 +13,7 @@ use prost::Message;
 use proto::instar::log as pb;
 use proto::instar::log::host_command::Kind;
 
+use super::module_commands;
 use crate::limits;
 use crate::runtime::Rejection;
 use crate::storage::{Overlay, StorageError, TableId, TableKind, TableSpec, Tables};
@@ -26,9 +27,9 @@ const CHUNK: u8 = 2;
 const READY: u8 = 3;
 
 /// gRPC's codes.
-const INVALID_ARGUMENT: u32 = 3;
-const NOT_FOUND: u32 = 5;
-const FAILED_PRECONDITION: u32 = 9;
+pub(super) const INVALID_ARGUMENT: u32 = 3;
+pub(super) const NOT_FOUND: u32 = 5;
+pub(super) const FAILED_PRECONDITION: u32 = 9;
 
 pub type MachineDigest = [u8; 32];
 
@@ -45,12 +46,12 @@ pub fn name_of(digest: &[u8]) -> String {
 }
 
 /// Why a command was not carried out. Its text says what to do.
-fn refuse(code: u32, message: impl Into<String>) -> Rejection {
+pub(super) fn refuse(code: u32, message: impl Into<String>) -> Rejection {
     Rejection { code, message: format!("instar: {}", message.into()) }
 }
 
 /// A command that failed: by its own fault, or by the storage's.
-enum Failed {
+pub(super) enum Failed {
     Refused(Rejection),
     Storage(StorageError),
 }
@@ -101,6 +102,12 @@ fn try_carry_out(
         Kind::Ready(ready) => note_ready(&ready, overlay),
         Kind::Activate(activate) => activate_machine(&activate, overlay, circumstances),
         Kind::Rollback(rollback) => roll_back(&rollback, overlay, circumstances),
+        Kind::ActivateModule(activate) => {
+            module_commands::activate(&activate, overlay, &circumstances.voters)
+        }
+        Kind::DisableModule(disable) => module_commands::disable(&disable, overlay),
+        // Carried out where modules are run (`module_execution`).
+        Kind::CallModule(_) => Err(unknown().into()),
     }
 }
 
@@ -118,12 +125,14 @@ fn put_chunk(
     let mut blob = match known {
         Some(blob) => blob,
         None => {
-            make_room(overlay, circumstances)?;
-            pb::Blob { size_bytes: chunk.size_bytes, received_bytes: 0, chunks: 0 }
+            make_room(overlay, circumstances, chunk.for_module)?;
+            let (size_bytes, for_module) = (chunk.size_bytes, chunk.for_module);
+            pb::Blob { size_bytes, received_bytes: 0, chunks: 0, for_module }
         }
     };
-    if blob.size_bytes != chunk.size_bytes {
-        return Err(refuse(INVALID_ARGUMENT, "another size was named for this component").into());
+    if blob.size_bytes != chunk.size_bytes || blob.for_module != chunk.for_module {
+        let message = "another size was named for this component, or it is here as a module already, or as a machine";
+        return Err(refuse(INVALID_ARGUMENT, message).into());
     }
     if chunk.offset < blob.received_bytes {
         return Ok(());
@@ -141,15 +150,25 @@ fn put_chunk(
 }
 
 /// Drops components that nobody runs or could go back to, so that there is room for one more.
-fn make_room(overlay: &mut Overlay, circumstances: &Circumstances) -> Result<(), Failed> {
+fn make_room(
+    overlay: &mut Overlay,
+    circumstances: &Circumstances,
+    for_module: bool,
+) -> Result<(), Failed> {
     let slots = slots(overlay)?;
-    let blobs = blobs(overlay)?;
-    let mut excess = (blobs.len() + 1).saturating_sub(limits::MACHINE_BLOBS);
+    let modules = module_commands::module_slots(overlay)?;
+    let mut blobs = blobs(overlay)?;
+    blobs.retain(|_, blob| blob.for_module == for_module);
+    let limit = if for_module { limits::MODULE_BLOBS } else { limits::MACHINE_BLOBS };
+    let mut excess = (blobs.len() + 1).saturating_sub(limit);
     for digest in blobs.keys() {
         if excess == 0 {
             break;
         }
         if *digest == circumstances.active || slots.previous == digest.as_slice() {
+            continue;
+        }
+        if modules.iter().any(|slot| slot.digest == digest.as_slice()) {
             continue;
         }
         for kind in [BLOB, CHUNK, READY] {
@@ -164,7 +183,9 @@ fn make_room(overlay: &mut Overlay, circumstances: &Circumstances) -> Result<(),
 
 fn note_ready(ready: &pb::Ready, overlay: &mut Overlay) -> Result<(), Failed> {
     let digest = digest_of(&ready.digest)?;
-    whole(overlay, &digest)?;
+    if component_size(overlay, &digest)?.is_none() {
+        return Err(refuse(NOT_FOUND, "the component is not there any more").into());
+    }
     overlay.put(TABLE, &ready_key(&digest, ready.member_id), &ready.encode_to_vec())?;
     Ok(())
 }
@@ -244,13 +265,13 @@ fn expect(expected: &[u8], circumstances: &Circumstances) -> Result<(), Rejectio
     ))
 }
 
-fn digest_of(bytes: &[u8]) -> Result<MachineDigest, Rejection> {
+pub(super) fn digest_of(bytes: &[u8]) -> Result<MachineDigest, Rejection> {
     bytes.try_into().map_err(|_| refuse(INVALID_ARGUMENT, "a machine's digest has 32 bytes"))
 }
 
 fn whole(tables: &impl Tables, digest: &MachineDigest) -> Result<pb::Blob, Failed> {
     match blob(tables, digest)? {
-        Some(blob) if blob.received_bytes == blob.size_bytes => Ok(blob),
+        Some(blob) if blob.received_bytes == blob.size_bytes && !blob.for_module => Ok(blob),
         _ => {
             let name = name_of(digest);
             let message = format!("{name} is not there, or not whole: put it first");
@@ -264,12 +285,12 @@ pub fn slots(tables: &impl Tables) -> Result<pb::Slots, StorageError> {
     Ok(row(tables, SLOTS)?.unwrap_or_default())
 }
 
-fn blob(tables: &impl Tables, digest: &MachineDigest) -> Result<Option<pb::Blob>, StorageError> {
+pub(super) fn blob(tables: &impl Tables, digest: &MachineDigest) -> Result<Option<pb::Blob>, StorageError> {
     row(tables, &key(BLOB, digest))
 }
 
 /// A row; none either if this state has no table of the host's.
-fn row<M: Message + Default>(tables: &impl Tables, key: &[u8]) -> Result<Option<M>, StorageError> {
+pub(super) fn row<M: Message + Default>(tables: &impl Tables, key: &[u8]) -> Result<Option<M>, StorageError> {
     if tables.kind(TABLE).is_none() {
         return Ok(None);
     }
@@ -303,6 +324,15 @@ pub fn component(
     Ok(Some(component))
 }
 
+/// The size of a component that is there as a whole, and whether it is a module.
+pub(super) fn component_size(
+    tables: &impl Tables,
+    digest: &MachineDigest,
+) -> Result<Option<(u64, bool)>, StorageError> {
+    let blob = blob(tables, digest)?.filter(|blob| blob.received_bytes == blob.size_bytes);
+    Ok(blob.map(|blob| (blob.size_bytes, blob.for_module)))
+}
+
 /// What members have said of a component.
 pub fn readiness(
     tables: &impl Tables,
@@ -317,7 +347,7 @@ pub fn readiness(
     Ok(readiness)
 }
 
-fn rows(
+pub(super) fn rows(
     tables: &impl Tables,
     prefix: &[u8],
     mut visit: impl FnMut(&[u8], &[u8]),
@@ -332,7 +362,7 @@ fn rows(
 }
 
 /// The first key behind all that begin so.
-fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+pub(super) fn after_prefix(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {

@@ -51,11 +51,15 @@ impl MachineKeeper {
         let blobs = machine_commands::blobs(&*self.views.latest())?;
         found.retain(|digest, _| blobs.contains_key(digest));
         self.machines.retain(|digest| blobs.contains_key(digest));
-        for digest in blobs.keys() {
+        for (digest, blob) in &blobs {
             if !found.contains_key(digest) {
                 let component = machine_commands::component(&*self.views.latest(), digest)?;
                 let Some(component) = component else { continue };
-                found.insert(*digest, self.try_out(*digest, component).await);
+                let ready = match blob.for_module {
+                    true => self.try_out_module(*digest, component).await,
+                    false => self.try_out(*digest, component).await,
+                };
+                found.insert(*digest, ready);
             }
             let told = machine_commands::readiness(&*self.views.latest(), digest)?;
             if let Some(ready) = found.get(digest)

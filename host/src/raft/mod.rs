@@ -28,6 +28,10 @@ mod machine_commands;
 mod machine_keeper;
 mod membership;
 mod membership_keeper;
+mod module_commands;
+mod module_execution;
+mod module_keeper;
+mod module_requests;
 mod network;
 mod node;
 mod observer;
@@ -58,6 +62,7 @@ pub use membership::{
     ChangePolicy, ChangeRefused, MemberRecord, MembershipChange, recorded_members,
 };
 pub use membership_keeper::ChangeError;
+pub use module_commands::module_slots;
 pub use network::OwnIdentity;
 pub use node::{Ended, MoveLeaderError, Node, NodeOptions, StartError};
 pub use observer::Observer;

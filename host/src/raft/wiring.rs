@@ -24,6 +24,7 @@ use super::log_thread::LogThread;
 use super::machine_commands;
 use super::membership::AppliedMembership;
 use super::membership_keeper::MembershipKeeper;
+use super::module_execution::ActiveModules;
 use super::network::{Network, Peers};
 use super::node::{Node, NodeOptions, StartError};
 use super::observer::Observer;
@@ -144,10 +145,12 @@ impl Wiring {
         observers: Vec<Arc<dyn Observer>>,
     ) -> io::Result<(ApplyThread, JoinHandle<()>)> {
         let slots = machine_commands::slots(&*state.view()).map_err(io::Error::other)?;
+        let modules = ActiveModules::load(&*state.view(), &machines)?;
         ApplyThread::start(Applier {
             own_id: options.own.member_id,
             state,
             machine: machines.active(),
+            modules,
             machines,
             slots,
             shards: self.shards.clone(),

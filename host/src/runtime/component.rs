@@ -123,7 +123,7 @@ impl TryFrom<abi::Description> for Description {
 }
 
 /// Names go to logs, metrics and terminals: printable ASCII without blanks, and not too long.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     (1..=MACHINE_NAME_BYTES).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

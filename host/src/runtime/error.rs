@@ -12,7 +12,7 @@ use crate::storage::StorageError;
 pub struct Fault(String);
 
 impl Fault {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
+    pub fn new(reason: impl Into<String>) -> Self {
         Fault(reason.into())
     }
 }
@@ -104,6 +104,10 @@ pub enum RuntimeError {
     Contract { found: String },
     #[error("the component does not export `{name}` as {} has it: {reason}", super::CONTRACT)]
     Export { name: &'static str, reason: String },
+    #[error("the component imports `{name}`; a module may import only kv, store and log of instar:module@1.0.0")]
+    ModuleImport { name: String },
+    #[error("the component does not export `{name}` as instar:module@1.0.0 has it: {reason}")]
+    ModuleExport { name: &'static str, reason: String },
     #[error("the machine's description of itself is not valid: {0}")]
     Description(String),
     #[error(transparent)]

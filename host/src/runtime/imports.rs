@@ -14,6 +14,7 @@ use super::{
     CONTRACT_PACKAGE, CONTRACT_VERSION, Fault, LocalFailure, abi,
     fuel::{PER_IMPORT, PER_ROW_READ, PER_ROW_WRITTEN},
     host_state::{Ended, HostState, check_key, check_value},
+    instance::Behind,
 };
 use crate::{
     limits::{ANSWER_BYTES, LOG_LINES_PER_CALL, MACHINE_LOG_LINE_BYTES, PAGE_BYTES},
@@ -251,15 +252,18 @@ pub(super) fn put_varint(buffer: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Ends the call if there is no result, and leaves the reason with the host.
-fn settle<R>(cx: &mut Cx, result: Result<R, Ended>) -> wasmtime::Result<R> {
+pub(super) fn settle<R, S: Behind>(
+    cx: &mut StoreContextMut<'_, S>,
+    result: Result<R, Ended>,
+) -> wasmtime::Result<R> {
     result.map_err(|ended| {
-        cx.data_mut().ended = Some(ended);
+        cx.data_mut().host().ended = Some(ended);
         wasmtime::Error::msg("the host ends the call")
     })
 }
 
 /// Charges a call of an import, and `units` of fuel for what it did.
-fn charge(cx: &mut Cx, units: u64) -> wasmtime::Result<()> {
+pub(super) fn charge<S>(cx: &mut StoreContextMut<'_, S>, units: u64) -> wasmtime::Result<()> {
     match cx.get_fuel()?.checked_sub(PER_IMPORT.saturating_add(units)) {
         Some(left) => cx.set_fuel(left),
         None => Err(wasmtime::Trap::OutOfFuel.into()),

@@ -11,37 +11,48 @@ use super::{
 };
 use crate::limits::MACHINE_CALL_BYTES;
 
-pub(super) struct Instance {
-    store: Store<HostState>,
+/// What a store holds: a [`HostState`], and whatever else an instance's imports reach.
+pub(super) trait Behind: Send + 'static {
+    fn host(&mut self) -> &mut HostState;
+}
+
+impl Behind for HostState {
+    fn host(&mut self) -> &mut HostState {
+        self
+    }
+}
+
+pub(super) struct Instance<S: Behind = HostState> {
+    store: Store<S>,
     instance: wasmtime::component::Instance,
     fuel_used: u64,
 }
 
 /// An instance that could not be made.
-pub(super) struct NotMade {
+pub(super) struct NotMade<S = HostState> {
     pub error: CallError,
     /// What would have stood behind it.
-    pub state: HostState,
+    pub state: S,
 }
 
-impl From<Box<NotMade>> for CallError {
-    fn from(not_made: Box<NotMade>) -> Self {
+impl<S> From<Box<NotMade<S>>> for CallError {
+    fn from(not_made: Box<NotMade<S>>) -> Self {
         not_made.error
     }
 }
 
-impl Instance {
+impl<S: Behind> Instance<S> {
     /// Makes an instance.
-    pub fn new(pre: &InstancePre<HostState>, state: HostState) -> Result<Self, Box<NotMade>> {
-        let fuel = state.budget.fuel;
+    pub fn new(pre: &InstancePre<S>, mut state: S) -> Result<Self, Box<NotMade<S>>> {
+        let fuel = state.host().budget.fuel;
         let mut store = Store::new(pre.engine(), state);
-        store.limiter(|state| state);
+        store.limiter(|state| state.host());
         store.set_hostcall_fuel(MACHINE_CALL_BYTES);
         let instance = store.set_fuel(fuel).and_then(|()| pre.instantiate(&mut store));
         match instance {
             Ok(instance) => Ok(Instance { store, instance, fuel_used: 0 }),
             Err(error) => {
-                let ended = store.data_mut().ended.take();
+                let ended = store.data_mut().host().ended.take();
                 // Before the machine's first instruction, what fails is the host.
                 let resources = || LocalFailure::Resources(format!("{error:#}")).into();
                 let error = divide(ended, &error).unwrap_or_else(resources);
@@ -77,19 +88,19 @@ impl Instance {
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift + 'static,
     {
-        let state = self.store.data_mut();
+        let state = self.store.data_mut().host();
         state.begin_call();
         let fuel = state.budget.fuel;
         let result =
             self.store.set_fuel(fuel).and_then(|()| export.call(&mut self.store, parameters));
         self.fuel_used += fuel.saturating_sub(self.store.get_fuel().unwrap_or(fuel));
         result.map_err(|error| {
-            let ended = self.store.data_mut().ended.take();
+            let ended = self.store.data_mut().host().ended.take();
             divide(ended, &error).unwrap_or_else(|| malformed().into())
         })
     }
 
-    pub fn state(&mut self) -> &mut HostState {
+    pub fn state(&mut self) -> &mut S {
         self.store.data_mut()
     }
 
@@ -99,7 +110,7 @@ impl Instance {
     }
 
     /// Throws the instance away, and gives back what stood behind it.
-    pub fn into_state(self) -> HostState {
+    pub fn into_state(self) -> S {
         self.store.into_data()
     }
 }

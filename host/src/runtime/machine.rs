@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use sha2::{Digest, Sha256};
 use wasmtime::{
     Engine,
-    component::{InstancePre, Linker, TypedFunc},
+    component::{Component, InstancePre, Linker, TypedFunc},
 };
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     host_state::{HostState, Source},
     imports,
     instance::{Instance, NotMade},
+    modules::{self, Module, ModuleState},
     reader::Reader,
 };
 use crate::limits::COMPONENT_BYTES;
@@ -25,6 +26,7 @@ pub(super) type ApplyExport = TypedFunc<(abi::Entry,), (abi::Outcome,)>;
 pub struct Runtime {
     engine: Engine,
     linker: Linker<HostState>,
+    module_linker: Linker<ModuleState>,
     cache_dir: Option<PathBuf>,
     budgets: Budgets,
 }
@@ -49,7 +51,29 @@ impl Runtime {
         let engine = engine::engine().map_err(broken)?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker).map_err(broken)?;
-        Ok(Runtime { engine, linker, cache_dir, budgets })
+        let mut module_linker = Linker::new(&engine);
+        modules::add_to_linker(&mut module_linker).map_err(broken)?;
+        Ok(Runtime { engine, linker, module_linker, cache_dir, budgets })
+    }
+
+    /// Makes a module of a component, as [`Self::load`] makes a machine.
+    ///
+    /// # Errors
+    ///
+    /// Says what of the component does not follow the contract of modules.
+    pub fn load_module(&self, component: &[u8]) -> Result<Module, RuntimeError> {
+        let (digest, compiled) = self.compiled(component)?;
+        Module::new(&self.engine, &self.module_linker, digest, &compiled)
+    }
+
+    fn compiled(&self, component: &[u8]) -> Result<([u8; 32], Component), RuntimeError> {
+        if component.len() > COMPONENT_BYTES {
+            return Err(RuntimeError::TooLarge { bytes: component.len() });
+        }
+        let digest: [u8; 32] = Sha256::digest(component).into();
+        let compiled = cache::compiled(&self.engine, self.cache_dir.as_deref(), &digest, component)
+            .map_err(|error| RuntimeError::Invalid(format!("{error:#}")))?;
+        Ok((digest, compiled))
     }
 
     /// Makes a machine of a component: checks what it imports and exports, compiles it or takes the compiled form from
@@ -59,12 +83,7 @@ impl Runtime {
     ///
     /// Says what of the component does not follow the contract.
     pub fn load(&self, component: &[u8]) -> Result<Machine, RuntimeError> {
-        if component.len() > COMPONENT_BYTES {
-            return Err(RuntimeError::TooLarge { bytes: component.len() });
-        }
-        let digest: [u8; 32] = Sha256::digest(component).into();
-        let compiled = cache::compiled(&self.engine, self.cache_dir.as_deref(), &digest, component)
-            .map_err(|error| RuntimeError::Invalid(format!("{error:#}")))?;
+        let (digest, compiled) = self.compiled(component)?;
         check_imports(&self.engine, &compiled)?;
         let exports = Exports::find(&compiled)?;
         let pre = self

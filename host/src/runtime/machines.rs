@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use super::{Admission, Answer, Machine, QueryError, Reader, Runtime, RuntimeError};
+use super::{Admission, Answer, Machine, Module, QueryError, Reader, Runtime, RuntimeError};
 use crate::storage::View;
 
 /// All machines of a process.
@@ -17,13 +17,14 @@ pub struct Machines {
     runtime: Runtime,
     compiled: Mutex<BTreeMap<[u8; 32], Machine>>,
     active: ArcSwap<Machine>,
+    modules: Mutex<BTreeMap<[u8; 32], Module>>,
 }
 
 impl Machines {
     pub fn new(runtime: Runtime, active: Machine) -> Arc<Self> {
         let compiled = BTreeMap::from([(active.digest(), active.clone())]);
         let active = ArcSwap::from_pointee(active);
-        Arc::new(Self { runtime, compiled: Mutex::new(compiled), active })
+        Arc::new(Self { runtime, compiled: Mutex::new(compiled), active, modules: Mutex::default() })
     }
 
     /// The one that applies what comes next.
@@ -50,6 +51,22 @@ impl Machines {
     pub fn retain(&self, keep: impl Fn(&[u8; 32]) -> bool) {
         let active = self.active().digest();
         self.lock().retain(|digest, _| *digest == active || keep(digest));
+        self.lock_modules().retain(|digest, _| keep(digest));
+    }
+
+    pub fn compiled_module(&self, digest: &[u8; 32]) -> Option<Module> {
+        self.lock_modules().get(digest).cloned()
+    }
+
+    /// As [`Self::compile`], for a module.
+    pub fn compile_module(&self, component: &[u8]) -> Result<Module, RuntimeError> {
+        let module = self.runtime.load_module(component)?;
+        self.lock_modules().insert(module.digest(), module.clone());
+        Ok(module)
+    }
+
+    fn lock_modules(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Module>> {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn reader(self: &Arc<Self>) -> ActiveReader {

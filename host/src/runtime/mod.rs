@@ -23,6 +23,7 @@ mod imports;
 mod instance;
 mod machine;
 mod machines;
+mod modules;
 #[cfg(any(feature = "native-guest", test))]
 #[cfg_attr(not(feature = "native-guest"), allow(dead_code, reason = "tests need a part of it"))]
 mod native;
@@ -41,6 +42,9 @@ pub use fuel::{Budget, Budgets};
 #[cfg(not(feature = "native-guest"))]
 pub use machine::{Machine, Runtime};
 pub use machines::{ActiveReader, Machines};
+pub use modules::{
+    Access, KeyValue, Keys, Module, ModuleDescription, Moment, Operation, Serves, TouchedKey, Written,
+};
 #[cfg(feature = "native-guest")]
 pub use native::{Machine, Reader, Runtime};
 #[cfg(not(feature = "native-guest"))]

@@ -65,7 +65,15 @@ impl Reader {
     ///
     /// [`QueryError::Rejected`] if the machine refuses; nothing of what it had appended is in any answer then.
     pub fn query(&mut self, view: &Arc<View>, request: &[u8]) -> Result<Answer, QueryError> {
-        let budget = self.machine.budgets().query;
+        self.answer(view, request, self.machine.budgets().query)
+    }
+
+    fn answer(
+        &mut self,
+        view: &Arc<View>,
+        request: &[u8],
+        budget: Budget,
+    ) -> Result<Answer, QueryError> {
         let (reply, body) = self.call(Source::View(view.clone()), budget, |warm| {
             warm.instance.state().answer = Some(Vec::new());
             let (reply,) = warm.instance.call(&warm.query, (request.to_vec(),))?;
@@ -75,6 +83,20 @@ impl Reader {
         let abi::Answered { revision, next } = accepted(reply)?;
         let next = next.map(continuation).transpose().map_err(CallError::Fault)?;
         Ok(Answer { revision, body: Bytes::from(body), next })
+    }
+
+    /// As [`Self::query`], with so much fuel at most. Gives what it used, too.
+    pub fn query_within(
+        &mut self,
+        view: &Arc<View>,
+        request: &[u8],
+        fuel: u64,
+    ) -> Result<(Answer, u64), QueryError> {
+        let before = self.warm.as_ref().map_or(0, |warm| warm.instance.fuel_used());
+        let memory_bytes = self.machine.budgets().query.memory_bytes;
+        let answer = self.answer(view, request, Budget { fuel, memory_bytes })?;
+        let after = self.warm.as_ref().map_or(before, |warm| warm.instance.fuel_used());
+        Ok((answer, after - before))
     }
 
     /// Asks for the command that the leader is to propose for the machine's own upkeep; none if there is nothing to do.

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, RangeRequest, RangeResponse};
 use proto::instar::kv;
-use proto::instar::v1::Machines;
+use proto::instar::v1::{CallModuleRequest, CallModuleResponse, Machines, Modules};
 use tokio::sync::Semaphore;
 
 use super::query_pool::QueryPool;
-use super::{database_snapshot, machine_requests, machine_service};
+use super::{database_snapshot, machine_requests, machine_service, module_service};
 use crate::api::SnapshotFile;
 use crate::api::{
-    Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, NodeStatus, Proposed,
-    RequestError, Standing,
+    Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, ModuleRequest, NodeStatus,
+    Proposed, RequestError, Standing,
 };
 use crate::lease::Leases;
 use crate::metrics::metrics;
@@ -277,6 +277,19 @@ impl Coordinator for ClientCoordinator {
     async fn machine(&self, request: MachineRequest) -> Result<Machines, RequestError> {
         self.check_service()?;
         machine_service::serve(&self.shared, &self.shard, request).await
+    }
+
+    async fn module(&self, request: ModuleRequest) -> Result<Modules, RequestError> {
+        self.check_service()?;
+        module_service::serve(&self.shared, &self.shard, request).await
+    }
+
+    async fn call_module(
+        &self,
+        call: CallModuleRequest,
+    ) -> Result<CallModuleResponse, RequestError> {
+        self.check_service()?;
+        module_service::call(&self.shard, call).await
     }
 
     async fn move_leader(&self, to: u64) -> Result<(), RequestError> {

@@ -17,21 +17,21 @@ use crate::raft::{self, MachineDigest, Shard};
 use crate::runtime::{BUILT_IN, Machines, Rejection};
 
 /// How often it is looked whether the voters are ready.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long they may take: as long as a slow machine compiles.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// gRPC's codes.
-const INVALID_ARGUMENT: u32 = 3;
-const DEADLINE_EXCEEDED: u32 = 4;
-const NOT_FOUND: u32 = 5;
-const FAILED_PRECONDITION: u32 = 9;
+pub(super) const INVALID_ARGUMENT: u32 = 3;
+pub(super) const DEADLINE_EXCEEDED: u32 = 4;
+pub(super) const NOT_FOUND: u32 = 5;
+pub(super) const FAILED_PRECONDITION: u32 = 9;
 
-fn refuse(code: u32, message: impl std::fmt::Display) -> RequestError {
+pub(super) fn refuse(code: u32, message: impl std::fmt::Display) -> RequestError {
     RequestError::Rejected(Rejection { code, message: format!("instar: {message}") })
 }
 
-fn broken(error: impl std::fmt::Display) -> RequestError {
+pub(super) fn broken(error: impl std::fmt::Display) -> RequestError {
     RequestError::Unavailable(error.to_string())
 }
 
@@ -73,7 +73,7 @@ fn digest_of(bytes: &[u8]) -> Result<MachineDigest, RequestError> {
     bytes.try_into().map_err(|_| refuse(INVALID_ARGUMENT, "a machine's digest has 32 bytes"))
 }
 
-async fn propose(shard: &Shard, kind: Kind) -> Result<(), RequestError> {
+pub(super) async fn propose(shard: &Shard, kind: Kind) -> Result<(), RequestError> {
     let command = log_pb::HostCommand { kind: Some(kind) }.encode_to_vec();
     let outcome = shard.propose_for_host(command.into()).await?;
     outcome.response.map(drop).map_err(RequestError::Rejected)
@@ -87,9 +87,9 @@ async fn put(shared: &Shared, shard: &Shard, component: Bytes) -> Result<(), Req
     shard.read_index().await?;
     let digest: MachineDigest = Sha256::digest(BUILT_IN).into();
     if shared.machines.active().digest() == digest {
-        send(shared, shard, digest, &Bytes::from_static(BUILT_IN)).await?;
+        send(shared, shard, digest, &Bytes::from_static(BUILT_IN), false).await?;
     }
-    send(shared, shard, Sha256::digest(&component).into(), &component).await
+    send(shared, shard, Sha256::digest(&component).into(), &component, false).await
 }
 
 async fn check(machines: Arc<Machines>, component: Bytes) -> Result<(), RequestError> {
@@ -101,11 +101,12 @@ async fn check(machines: Arc<Machines>, component: Bytes) -> Result<(), RequestE
     }
 }
 
-async fn send(
+pub(super) async fn send(
     shared: &Shared,
     shard: &Shard,
     digest: MachineDigest,
     component: &Bytes,
+    for_module: bool,
 ) -> Result<(), RequestError> {
     let view = shared.views.latest();
     let known = raft::blobs(&*view).map_err(broken)?;
@@ -118,6 +119,7 @@ async fn send(
             size_bytes: component.len() as u64,
             offset: offset as u64,
             data: component.slice(offset..end),
+            for_module,
         };
         propose(shard, Kind::PutChunk(chunk)).await?;
         offset = end;
@@ -159,7 +161,8 @@ fn list(shared: &Shared) -> Result<pb::Machines, RequestError> {
     let view = shared.views.latest();
     let slots = raft::slots(&*view).map_err(broken)?;
     let mut components = Vec::new();
-    for (digest, blob) in raft::blobs(&*view).map_err(broken)? {
+    let blobs = raft::blobs(&*view).map_err(broken)?;
+    for (digest, blob) in blobs.into_iter().filter(|(_, blob)| !blob.for_module) {
         let readiness = raft::readiness(&*view, &digest).map_err(broken)?;
         let described = readiness.values().find(|ready| ready.refusal.is_empty()).cloned();
         let described = described.unwrap_or_default();

@@ -9,6 +9,7 @@ mod database_snapshot;
 mod integrity;
 mod machine_requests;
 mod machine_service;
+mod module_service;
 mod offline;
 mod query_pool;
 mod restore;

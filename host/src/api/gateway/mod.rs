@@ -129,7 +129,7 @@ fn ok(body: Vec<u8>) -> Answer {
 }
 
 /// An error as grpc-gateway writes it.
-fn refuse(status: &Status) -> Answer {
+pub(super) fn refuse(status: &Status) -> Answer {
     answer(http_status(status.code), JSON, json::status(status).to_string())
 }
 
