@@ -13,6 +13,10 @@
 //!
 //! Off WebAssembly the same functions work on a host in memory ([`testing::Host`]), so a module's tests are `cargo test`.
 
+// The generated glue names this crate, wherever it is.
+#[cfg(target_arch = "wasm32")]
+extern crate self as instar_sdk;
+
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod component;
