@@ -14,6 +14,7 @@ mod maintenance;
 mod membership;
 mod membership_differential;
 mod metrics;
+mod modules;
 mod raw;
 mod restoring;
 mod shapes;
@@ -83,6 +84,8 @@ const CASES: &[Case] = &tests::cases![
     leases::a_hundred_thousand_at_once,
     machines::switched_under_load,
     machines::refusals,
+    modules::called,
+    modules::misbehaving,
     maintenance::alarms_are_etcds,
     maintenance::a_full_database,
     maintenance::a_fresh_member_is_small,
