@@ -15,6 +15,7 @@ use proto::etcdserverpb::lease_client::LeaseClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::watch_client::WatchClient;
 use proto::instar::v1::machine_client::MachineClient;
+use proto::instar::v1::module_client::ModuleClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -138,6 +139,7 @@ impl Client {
         cluster: ClusterClient,
         maintenance: MaintenanceClient,
         machine: MachineClient,
+        module: ModuleClient,
         auth: AuthClient,
     }
 

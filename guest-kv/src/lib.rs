@@ -18,6 +18,7 @@
 
 mod admission;
 mod alarm;
+mod also;
 mod backup;
 mod check;
 mod compaction;
@@ -46,6 +47,8 @@ mod component;
 pub mod memory;
 #[cfg(feature = "model")]
 pub mod model;
+
+use also::Also;
 
 pub use admission::{Admission, Route};
 pub use backup::check_row;
@@ -227,12 +230,15 @@ fn run<T: Tables>(tables: &mut T, state: State, entry: Entry<'_>) -> Result<Appl
     // The operator's limit is none of the machine's: members may differ in it.
     admission::check(&request, u32::MAX)?;
     alarm::check(&state, &request)?;
+    let also = Also::parse(entry.command).map_err(|_| Rejection::malformed())?;
+    also.check(tables)?;
     match &request {
-        Request::Put(put) => apply_put(tables, state, put),
-        Request::DeleteRange(delete) => Ok(apply_delete_range(tables, state, delete)),
+        Request::Put(put) => apply_put(tables, state, put, &also),
+        Request::DeleteRange(delete) => Ok(apply_delete_range(tables, state, delete, &also)),
         Request::Txn(txns) => {
             let mut writer = Writer::new(tables, state);
             let body = txn::execute(&mut writer, txns)?;
+            also.write(&mut writer);
             Ok(Applied::new(body, writer))
         }
         Request::Compaction(revision) => {
@@ -244,9 +250,15 @@ fn run<T: Tables>(tables: &mut T, state: State, entry: Entry<'_>) -> Result<Appl
             Ok(Applied { body: compaction::progress(tables), state, events: Vec::new() })
         }
         Request::LeaseGrant(grant) => lease::grant(tables, state, entry.index, grant),
-        Request::LeaseRevoke(id) => lease::revoke(tables, state, *id),
+        Request::LeaseRevoke(id) => {
+            let revoked = lease::revoke(tables, state, *id)?;
+            Ok(also.follow(tables, state, revoked))
+        }
         Request::LeaseCheckpoint(checkpoints) => Ok(lease::checkpoint(tables, state, checkpoints)),
-        Request::LeaseExpiry(expiry) => Ok(lease::expire(tables, state, expiry)),
+        Request::LeaseExpiry(expiry) => {
+            let expired = lease::expire(tables, state, expiry);
+            Ok(also.follow(tables, state, expired))
+        }
         Request::Alarm(alarm) => {
             let (body, state) = alarm::execute(tables, state, alarm)?;
             Ok(Applied { body, state, events: Vec::new() })
@@ -262,13 +274,19 @@ fn run<T: Tables>(tables: &mut T, state: State, entry: Entry<'_>) -> Result<Appl
     }
 }
 
-fn apply_put<T: Tables>(tables: &mut T, state: State, put: &Put<'_>) -> Result<Applied, Rejection> {
+fn apply_put<T: Tables>(
+    tables: &mut T,
+    state: State,
+    put: &Put<'_>,
+    also: &Also<'_>,
+) -> Result<Applied, Rejection> {
     if put.lease != 0 || put.ignore_value || put.ignore_lease {
         check_put(tables, put)?;
     }
     let mut writer = Writer::new(tables, state);
     let mut body = Vec::new();
     writer.put(put, &mut body);
+    also.write(&mut writer);
     Ok(Applied::new(body, writer))
 }
 
@@ -276,10 +294,12 @@ fn apply_delete_range<T: Tables>(
     tables: &mut T,
     state: State,
     delete: &DeleteRange<'_>,
+    also: &Also<'_>,
 ) -> Applied {
     let mut writer = Writer::new(tables, state);
     let mut body = Vec::new();
     writer.delete_range(delete, &mut body);
+    also.write(&mut writer);
     Applied::new(body, writer)
 }
 

@@ -108,7 +108,7 @@ pub struct Put<'a> {
 }
 
 impl<'a> Put<'a> {
-    fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+    pub fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut fields = Fields::new(message);
         while let Some((number, content)) = fields.next()? {
             match number {
@@ -134,7 +134,7 @@ pub struct DeleteRange<'a> {
 }
 
 impl<'a> DeleteRange<'a> {
-    fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+    pub fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut fields = Fields::new(message);
         while let Some((number, content)) = fields.next()? {
             match number {

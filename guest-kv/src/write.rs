@@ -52,6 +52,10 @@ impl<'t, T: Tables> Writer<'t, T> {
         self.events.push(Row { table: LEASE, key: row_key.to_vec() });
     }
 
+    pub fn has_changes(&self) -> bool {
+        self.changes > 0
+    }
+
     /// What a read within the transaction sees.
     pub fn view(&self) -> State {
         let revision = self.begin.revision + i64::from(self.changes > 0);

@@ -7,6 +7,8 @@ fn main() {
     let example = |name: &str| {
         component::build_into(name, &[&format!("examples/{name}"), "sdk", "wit/module"], name);
     };
-    example("rate-limit");
+    for name in ["fenced-queue", "prefix-quota", "rate-limit", "secondary-index"] {
+        example(name);
+    }
     component::build_into("hostile-module", &["tests/modules/hostile", "sdk", "wit/module"], "hostile");
 }

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::output::{Answer, Format, line};
 
 /// What one message of a component carries.
-const CHUNK_BYTES: usize = 256 << 10;
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
 pub async fn list(mut invocation: Invocation) -> Result<(), Failure> {
     if !invocation.arguments.is_empty() {
@@ -96,7 +96,7 @@ fn digest(invocation: &Invocation, command: &str) -> Result<Bytes, Failure> {
     }
 }
 
-fn parse(text: &str) -> Result<Bytes, Failure> {
+pub(super) fn parse(text: &str) -> Result<Bytes, Failure> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let byte = |at| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
     let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();

@@ -18,6 +18,7 @@ pub mod help;
 pub mod lease;
 pub mod lock;
 pub mod machine;
+pub mod module;
 pub mod make_mirror;
 pub mod member;
 pub mod migrate;

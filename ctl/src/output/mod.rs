@@ -3,6 +3,7 @@
 mod fields;
 mod json;
 mod machines;
+mod modules;
 mod protobuf;
 mod simple;
 mod table;
@@ -11,7 +12,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use proto::etcdserverpb as pb;
-use proto::instar::v1::Machines;
+use proto::instar::v1::{Machines, Modules};
 
 pub use json::string as json_string;
 
@@ -135,6 +136,7 @@ pub enum Answer {
     },
     Alarm(pb::AlarmResponse),
     Machines(Machines),
+    Modules(Modules),
     RoleAdd {
         role: String,
         response: pb::AuthRoleAddResponse,

@@ -2,7 +2,7 @@
 
 use super::{etcdctl, etcdutl};
 use crate::command_line::{Command, Flag, Kind, flag};
-use crate::commands::{doctor, machine, migrate};
+use crate::commands::{doctor, machine, migrate, module};
 
 pub static ROOT: Command =
     Command::new("instarctl", "", "Reads, writes and looks after an Instar or etcd cluster.")
@@ -74,12 +74,37 @@ const MACHINE: Command =
                 .run(|invocation| Box::pin(machine::rollback(invocation))),
         ]);
 
-static ALL: [Command; etcdctl::COMMANDS + 4] = {
+const MODULE: Command =
+    Command::new("module", "<subcommand>", "Programs of your own that run beside the data")
+        .group(etcdctl::MAINTENANCE)
+        .children(&[
+            Command::new("list", "", "Lists the modules that the cluster has")
+                .run(|invocation| Box::pin(module::list(invocation))),
+            Command::new("put", "<file>", "Brings a component into the cluster")
+                .run(|invocation| Box::pin(module::put(invocation))),
+            Command::new("activate", "<name> [options]", "Lets a module serve from now on")
+                .flags(&[
+                    flag("digest", Kind::Text, "", "the component, where there are several of the name"),
+                    flag("grant", Kind::List, "", "prefixes of keys that it may read and write, and is shown"),
+                ])
+                .run(|invocation| Box::pin(module::activate(invocation))),
+            Command::new("disable", "<name>", "Lets a module serve no more; its rows stay")
+                .run(|invocation| Box::pin(module::disable(invocation))),
+            Command::new(
+                "call",
+                "<name> <procedure> [argument]",
+                "Runs a procedure of a module; its argument may come from standard input",
+            )
+            .run(|invocation| Box::pin(module::call(invocation))),
+        ]);
+
+static ALL: [Command; etcdctl::COMMANDS + 5] = {
     let commands = etcdctl::commands(SNAPSHOT, DEFRAG);
-    let mut all = [HASHKV; etcdctl::COMMANDS + 4];
+    let mut all = [HASHKV; etcdctl::COMMANDS + 5];
     all[etcdctl::COMMANDS + 1] = MIGRATE;
     all[etcdctl::COMMANDS + 2] = DOCTOR;
     all[etcdctl::COMMANDS + 3] = MACHINE;
+    all[etcdctl::COMMANDS + 4] = MODULE;
     let mut at = 0;
     while at < commands.len() {
         all[at] = commands[at];

@@ -8,6 +8,12 @@ macro_rules! components {
 }
 
 components! {
+    /// `examples/fenced-queue`.
+    FENCED_QUEUE = "fenced-queue",
+    /// `examples/prefix-quota`.
+    PREFIX_QUOTA = "prefix-quota",
+    /// `examples/secondary-index`.
+    SECONDARY_INDEX = "secondary-index",
     /// `examples/rate-limit`.
     RATE_LIMIT = "rate-limit",
     /// Does whatever a module must not, on demand.
