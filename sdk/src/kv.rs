@@ -4,9 +4,9 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{Code, Rejection};
 #[cfg(target_arch = "wasm32")]
 use crate::component as host;
+use crate::error::{Code, Rejection};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::testing::current as host;
 
@@ -31,7 +31,9 @@ impl KeyValue {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Rejection> {
         serde_json::from_slice(&self.value).map_err(|error| {
             let key = String::from_utf8_lossy(&self.key);
-            Rejection::failed_precondition(format!("the value of {key:?} is not as expected: {error}"))
+            Rejection::failed_precondition(format!(
+                "the value of {key:?} is not as expected: {error}"
+            ))
         })
     }
 }
@@ -48,9 +50,10 @@ pub enum Refusal {
 impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
         let (code, message) = match refusal {
-            Refusal::NotGranted => {
-                (Code::PermissionDenied, "the module was not granted this key: see `module activate --grant`")
-            }
+            Refusal::NotGranted => (
+                Code::PermissionDenied,
+                "the module was not granted this key: see `module activate --grant`",
+            ),
             Refusal::TooMuch => (Code::ResourceExhausted, "one call cannot write so much"),
             Refusal::ReadOnly => (Code::Internal, "an admission only reads"),
             Refusal::NoKey => (Code::InvalidArgument, "key is not provided"),

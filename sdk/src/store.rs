@@ -31,11 +31,7 @@ pub fn get(key: impl AsRef<[u8]>) -> Option<Vec<u8>> {
 }
 
 /// Rows from `start` on and before `end` (empty: to the last), in order; at most `limit`, and at most 1000.
-pub fn scan(
-    start: impl AsRef<[u8]>,
-    end: impl AsRef<[u8]>,
-    limit: u32,
-) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub fn scan(start: impl AsRef<[u8]>, end: impl AsRef<[u8]>, limit: u32) -> Vec<(Vec<u8>, Vec<u8>)> {
     host::stored_rows(start.as_ref(), end.as_ref(), limit)
 }
 
@@ -65,7 +61,10 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<T>, Rejection> {
         let Some(row) = get(self.key(key.as_ref())) else { return Ok(None) };
         serde_json::from_slice(&row).map(Some).map_err(|error| {
-            Rejection::new(Code::Internal, format!("a row of {} is of another type: {error}", self.name))
+            Rejection::new(
+                Code::Internal,
+                format!("a row of {} is of another type: {error}", self.name),
+            )
         })
     }
 

@@ -92,8 +92,7 @@ impl Host {
         argument: &str,
     ) -> Result<Vec<u8>, Rejection> {
         let moment = self.next();
-        let (answer, ran) =
-            self.run(true, || M::call(procedure, argument.as_bytes(), moment));
+        let (answer, ran) = self.run(true, || M::call(procedure, argument.as_bytes(), moment));
         if answer.is_ok() {
             self.write(ran.keys, ran.rows);
         }
@@ -270,7 +269,8 @@ pub(crate) mod current {
         running(|it| {
             let inside = |prefix: &Vec<u8>| {
                 let behind = behind(prefix);
-                start.starts_with(prefix) && (behind.is_empty() || (!end.is_empty() && end <= &*behind))
+                start.starts_with(prefix)
+                    && (behind.is_empty() || (!end.is_empty() && end <= &*behind))
             };
             if !it.host.grants.iter().any(inside) {
                 return Err(Refusal::NotGranted);
@@ -278,7 +278,9 @@ pub(crate) mod current {
             let mut keys = it.host.keys.clone();
             for (key, change) in &it.keys {
                 match change {
-                    Some((value, lease)) => keys.insert(key.clone(), own(key, value.clone(), *lease)),
+                    Some((value, lease)) => {
+                        keys.insert(key.clone(), own(key, value.clone(), *lease))
+                    }
                     None => keys.remove(key),
                 };
             }
@@ -328,9 +330,8 @@ pub(crate) mod current {
                     None => rows.remove(key),
                 };
             }
-            let is_asked = |(key, _): &(Vec<u8>, Vec<u8>)| {
-                &**key >= start && (end.is_empty() || &**key < end)
-            };
+            let is_asked =
+                |(key, _): &(Vec<u8>, Vec<u8>)| &**key >= start && (end.is_empty() || &**key < end);
             rows.into_iter().filter(is_asked).take(READ_ROWS.min(limit as usize)).collect()
         })
     }

@@ -10,5 +10,9 @@ fn main() {
     for name in ["fenced-queue", "prefix-quota", "rate-limit", "secondary-index"] {
         example(name);
     }
-    component::build_into("hostile-module", &["tests/modules/hostile", "sdk", "wit/module"], "hostile");
+    component::build_into(
+        "hostile-module",
+        &["tests/modules/hostile", "sdk", "wit/module"],
+        "hostile",
+    );
 }

@@ -84,8 +84,18 @@ const MODULE: Command =
                 .run(|invocation| Box::pin(module::put(invocation))),
             Command::new("activate", "<name> [options]", "Lets a module serve from now on")
                 .flags(&[
-                    flag("digest", Kind::Text, "", "the component, where there are several of the name"),
-                    flag("grant", Kind::List, "", "prefixes of keys that it may read and write, and is shown"),
+                    flag(
+                        "digest",
+                        Kind::Text,
+                        "",
+                        "the component, where there are several of the name",
+                    ),
+                    flag(
+                        "grant",
+                        Kind::List,
+                        "",
+                        "prefixes of keys that it may read and write, and is shown",
+                    ),
                 ])
                 .run(|invocation| Box::pin(module::activate(invocation))),
             Command::new("disable", "<name>", "Lets a module serve no more; its rows stay")

@@ -53,7 +53,9 @@ impl Module for PrefixQuota {
                 _ => continue,
             };
             let counted = COUNTS.get(tenant).ok().flatten().unwrap_or(0);
-            COUNTS.put(tenant, &(counted + change)).expect("an entry has fewer events than rows are allowed");
+            COUNTS
+                .put(tenant, &(counted + change))
+                .expect("an entry has fewer events than rows are allowed");
         }
     }
 }

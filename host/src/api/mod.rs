@@ -28,8 +28,8 @@ mod lease;
 mod listener;
 mod lock;
 mod machine;
-mod module;
 mod maintenance;
+mod module;
 mod prefixed;
 mod quota;
 mod serve;
@@ -43,8 +43,8 @@ mod watch;
 mod wire;
 
 pub use coordinator::{
-    Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, ModuleRequest, NodeStatus, Proposed,
-    RequestError, SnapshotFile, Standing,
+    Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, ModuleRequest, NodeStatus,
+    Proposed, RequestError, SnapshotFile, Standing,
 };
 pub use listener::{BindError, Listeners, Purpose};
 pub use serve::{ServeError, Server, serve};

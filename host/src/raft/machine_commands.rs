@@ -285,12 +285,18 @@ pub fn slots(tables: &impl Tables) -> Result<pb::Slots, StorageError> {
     Ok(row(tables, SLOTS)?.unwrap_or_default())
 }
 
-pub(super) fn blob(tables: &impl Tables, digest: &MachineDigest) -> Result<Option<pb::Blob>, StorageError> {
+pub(super) fn blob(
+    tables: &impl Tables,
+    digest: &MachineDigest,
+) -> Result<Option<pb::Blob>, StorageError> {
     row(tables, &key(BLOB, digest))
 }
 
 /// A row; none either if this state has no table of the host's.
-pub(super) fn row<M: Message + Default>(tables: &impl Tables, key: &[u8]) -> Result<Option<M>, StorageError> {
+pub(super) fn row<M: Message + Default>(
+    tables: &impl Tables,
+    key: &[u8],
+) -> Result<Option<M>, StorageError> {
     if tables.kind(TABLE).is_none() {
         return Ok(None);
     }

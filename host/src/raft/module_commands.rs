@@ -120,7 +120,8 @@ pub(super) fn disable(disable: &pb::DisableModule, overlay: &mut Overlay) -> Res
 }
 
 pub(super) fn unknown(name: &str) -> crate::runtime::Rejection {
-    let message = format!("there is no module {name:?}: `instarctl module list` shows those there are");
+    let message =
+        format!("there is no module {name:?}: `instarctl module list` shows those there are");
     refuse(NOT_FOUND, message)
 }
 

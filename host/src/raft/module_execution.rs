@@ -26,8 +26,8 @@ use super::module_requests::{self, Effects, MachineKeys, effects, too_many, touc
 use super::types::{Command, Entry};
 use crate::limits;
 use crate::runtime::{
-    Access, Applied, CallError, Fault, KeyValue, Keys, Machines, Module, Moment, Operation, Outcome, Rejection,
-    TouchedKey, Written,
+    Access, Applied, CallError, Fault, KeyValue, Keys, Machines, Module, Moment, Operation,
+    Outcome, Rejection, TouchedKey, Written,
 };
 use crate::storage::{Overlay, Tables};
 
@@ -70,7 +70,9 @@ impl ActiveModules {
         if !self.0.iter().any(sees) {
             return false;
         }
-        let Some(command) = command_of(entry).filter(|command| !command.for_host) else { return false };
+        let Some(command) = command_of(entry).filter(|command| !command.for_host) else {
+            return false;
+        };
         match effects(&command.request) {
             Effects::Nothing => false,
             Effects::OfLeases => self.0.iter().any(|it| it.module.description().serves.react),
@@ -115,7 +117,8 @@ impl ActiveModule {
 
     /// What clients are told of a failure.
     fn failed(&self, reason: &str) -> Rejection {
-        let message = format!("instar: the module {:?} failed on this request: {reason}", self.name());
+        let message =
+            format!("instar: the module {:?} failed on this request: {reason}", self.name());
         Rejection { code: INTERNAL, message }
     }
 }
@@ -169,7 +172,11 @@ impl Applier {
     }
 
     /// A client's call of a module.
-    pub(super) fn execute_call(&self, entry: &Entry, call: &pb::CallModule) -> io::Result<Execution> {
+    pub(super) fn execute_call(
+        &self,
+        entry: &Entry,
+        call: &pb::CallModule,
+    ) -> io::Result<Execution> {
         let mut turn = Turn::new(self, entry);
         let result = turn.call(call);
         turn.finish(result)
@@ -359,7 +366,11 @@ impl<'a> Turn<'a> {
             Err(CallError::Local(failure)) => return Err(io::Error::other(failure).into()),
             Err(CallError::Fault(fault)) => {
                 let reason = fault.to_string();
-                tracing::warn!(module = active.name(), index = self.moment.index, "a module failed: {reason}");
+                tracing::warn!(
+                    module = active.name(),
+                    index = self.moment.index,
+                    "a module failed: {reason}"
+                );
                 let stop = Stop::Refused(active.failed(&reason));
                 (Some(reason), Err(stop))
             }
@@ -401,7 +412,11 @@ impl<'a> Turn<'a> {
                 _ => continue,
             };
             if !slot.enabled {
-                tracing::error!(module = slot.name, failures = slot.failures, "a module is disabled");
+                tracing::error!(
+                    module = slot.name,
+                    failures = slot.failures,
+                    "a module is disabled"
+                );
             }
             write_slot(overlay, &slot).map_err(io::Error::other)?;
         }

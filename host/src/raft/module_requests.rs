@@ -14,7 +14,9 @@ use proto::instar::kv::request::Kind;
 
 use super::feed::KEYS;
 use crate::limits;
-use crate::runtime::{CallError, Fault, KeyValue, Keys, Operation, Outcome, QueryError, Reader, Written};
+use crate::runtime::{
+    CallError, Fault, KeyValue, Keys, Operation, Outcome, QueryError, Reader, Written,
+};
 use crate::storage::{Overlay, StorageError, Tables, View};
 
 /// The end of a range that has none, as etcd writes it. It is also the first key that there can be.

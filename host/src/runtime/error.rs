@@ -104,7 +104,9 @@ pub enum RuntimeError {
     Contract { found: String },
     #[error("the component does not export `{name}` as {} has it: {reason}", super::CONTRACT)]
     Export { name: &'static str, reason: String },
-    #[error("the component imports `{name}`; a module may import only kv, store and log of instar:module@1.0.0")]
+    #[error(
+        "the component imports `{name}`; a module may import only kv, store and log of instar:module@1.0.0"
+    )]
     ModuleImport { name: String },
     #[error("the component does not export `{name}` as instar:module@1.0.0 has it: {reason}")]
     ModuleExport { name: &'static str, reason: String },

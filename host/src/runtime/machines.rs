@@ -24,7 +24,12 @@ impl Machines {
     pub fn new(runtime: Runtime, active: Machine) -> Arc<Self> {
         let compiled = BTreeMap::from([(active.digest(), active.clone())]);
         let active = ArcSwap::from_pointee(active);
-        Arc::new(Self { runtime, compiled: Mutex::new(compiled), active, modules: Mutex::default() })
+        Arc::new(Self {
+            runtime,
+            compiled: Mutex::new(compiled),
+            active,
+            modules: Mutex::default(),
+        })
     }
 
     /// The one that applies what comes next.

@@ -10,9 +10,9 @@ use guest_kv::tables::Table;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Admission, Answer, Applied, ApplyError, Commit, Description, Entry, LocalFailure, Module, Outcome,
-    QueryError, Rejection, Route, RuntimeError, UpkeepError, fuel::Budgets, imports::put_varint,
-    outcome,
+    Admission, Answer, Applied, ApplyError, Commit, Description, Entry, LocalFailure, Module,
+    Outcome, QueryError, Rejection, Route, RuntimeError, UpkeepError, fuel::Budgets,
+    imports::put_varint, outcome,
 };
 use crate::storage::{Overlay, StorageError, TableKind, TableSpec, Tables, View};
 

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::coordinator::Shared;
 use super::machine_service::{
-    DEADLINE_EXCEEDED, FAILED_PRECONDITION, INVALID_ARGUMENT, LOOK_INTERVAL, NOT_FOUND, PREPARE_TIMEOUT,
-    broken, propose, refuse, send,
+    DEADLINE_EXCEEDED, FAILED_PRECONDITION, INVALID_ARGUMENT, LOOK_INTERVAL, NOT_FOUND,
+    PREPARE_TIMEOUT, broken, propose, refuse, send,
 };
 use crate::api::{ModuleRequest, RequestError};
 use crate::raft::{self, Shard};
@@ -79,15 +79,16 @@ async fn only_one(shared: &Shared, name: &str) -> Result<Bytes, RequestError> {
             tokio::time::sleep(LOOK_INTERVAL).await;
             continue;
         }
-        let is_active = |digest: &Bytes| {
-            modules.modules.iter().any(|it| it.enabled && it.digest == *digest)
-        };
+        let is_active =
+            |digest: &Bytes| modules.modules.iter().any(|it| it.enabled && it.digest == *digest);
         let named = modules.components.iter().filter(|it| it.name == name);
         let mut found = named.filter(|it| !is_active(&it.digest)).map(|it| it.digest.clone());
         return match (found.next(), found.next()) {
             (Some(digest), None) => Ok(digest),
             (None, _) => {
-                let message = format!("there is no component of a module {name:?} that is not active: put one");
+                let message = format!(
+                    "there is no component of a module {name:?} that is not active: put one"
+                );
                 Err(refuse(NOT_FOUND, message))
             }
             (Some(_), Some(_)) => {
@@ -158,7 +159,9 @@ fn list(shared: &Shared) -> Result<pb::Modules, RequestError> {
             ready_voters: ready.len() as u32,
             voters: voters.len() as u32,
             refusal: refused
-                .map(|it| format!("member {:x} cannot run this module: {}", it.member_id, it.refusal))
+                .map(|it| {
+                    format!("member {:x} cannot run this module: {}", it.member_id, it.refusal)
+                })
                 .unwrap_or_default(),
         });
     }

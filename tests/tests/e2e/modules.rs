@@ -5,13 +5,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use proto::etcdserverpb as pb;
 use proto::instar::v1 as module_pb;
 use proto::instar::v1::module_client::ModuleClient;
 use tests::case::{Scene, Verdict};
-use tests::cluster::{Cluster, Plan};
+use tests::client::Client;
+use tests::cluster::{Cluster, Plan, etcd_programs, instarctl};
+use tokio::process::Command;
 use tonic::codegen::tokio_stream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+
+use crate::raw;
 
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -31,7 +36,11 @@ impl Modules {
         Ok(self.0.put(tokio_stream::iter(requests)).await?.into_inner().digest)
     }
 
-    async fn activate(&mut self, name: &str, grants: &[&str]) -> Result<module_pb::Modules, Status> {
+    async fn activate(
+        &mut self,
+        name: &str,
+        grants: &[&str],
+    ) -> Result<module_pb::Modules, Status> {
         let request = module_pb::ActivateModuleRequest {
             name: name.to_owned(),
             digest: Bytes::new(),
@@ -60,14 +69,23 @@ impl Modules {
     }
 }
 
-fn expect(result: Result<module_pb::CallModuleResponse, Status>, code: Code, part: &str) -> Result<()> {
+fn expect(
+    result: Result<module_pb::CallModuleResponse, Status>,
+    code: Code,
+    part: &str,
+) -> Result<()> {
     match result {
         Err(status) if status.code() == code && status.message().contains(part) => Ok(()),
         other => bail!("expected {code:?} with {part:?}: {other:?}"),
     }
 }
 
-async fn cluster_with(scene: &Scene, component: &'static [u8], name: &str, grants: &[&str]) -> Result<(Cluster, Modules)> {
+async fn cluster_with(
+    scene: &Scene,
+    component: &'static [u8],
+    name: &str,
+    grants: &[&str],
+) -> Result<(Cluster, Modules)> {
     let cluster = Plan::new(scene.subject, 3, &scene.directory).start().await?;
     let mut modules = Modules::of(&cluster, 0).await?;
     modules.put(component).await?;
@@ -124,7 +142,10 @@ pub async fn called(scene: Scene) -> Result<Verdict> {
     for _ in 0..CALLS {
         modules.call("rate-limit", "take", take).await?;
     }
-    scene.note(format!("a call took {:?} on average, one after the other", started.elapsed() / CALLS));
+    scene.note(format!(
+        "a call took {:?} on average, one after the other",
+        started.elapsed() / CALLS
+    ));
     Ok(Verdict::Passed)
 }
 
@@ -134,7 +155,8 @@ pub async fn misbehaving(scene: Scene) -> Result<Verdict> {
         return Ok(Verdict::Skipped("etcd has no modules".to_owned()));
     }
     let grants = ["/hostile/"];
-    let (cluster, mut modules) = cluster_with(&scene, ::modules::HOSTILE, "hostile", &grants).await?;
+    let (cluster, mut modules) =
+        cluster_with(&scene, ::modules::HOSTILE, "hostile", &grants).await?;
     let mut longest = Duration::ZERO;
     for (procedure, code, part) in [
         ("loop", Code::Internal, "limit on computing"),
@@ -183,5 +205,209 @@ pub async fn misbehaving(scene: Scene) -> Result<Verdict> {
     // Its keys are keys like any others now.
     cluster.client(1).put("/hostile/key", "admit:panic").await?;
     cluster.wait_equal().await?;
+    Ok(Verdict::Passed)
+}
+
+fn put_op(key: &str, value: &str) -> pb::RequestOp {
+    let (key, value) = (key.to_owned().into(), value.to_owned().into());
+    let put = pb::PutRequest { key, value, ..Default::default() };
+    pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
+}
+
+async fn txn(client: &Client, success: Vec<pb::RequestOp>) -> Result<pb::TxnResponse, Status> {
+    let request = pb::TxnRequest { success, ..Default::default() };
+    Ok(client.kv.clone().txn(request).await?.into_inner())
+}
+
+async fn delete(client: &Client, key: &str, range_end: &str) -> Result<i64, Status> {
+    let (key, range_end) = (key.to_owned().into(), range_end.to_owned().into());
+    let request = pb::DeleteRangeRequest { key, range_end, ..Default::default() };
+    Ok(client.kv.clone().delete_range(request).await?.into_inner().deleted)
+}
+
+async fn keys(client: &Client, prefix: &str) -> Result<Vec<(String, i64)>> {
+    let mut end = prefix.as_bytes().to_vec();
+    *end.last_mut().context("a prefix")? += 1;
+    let key = Bytes::copy_from_slice(prefix.as_bytes());
+    let request = pb::RangeRequest { key, range_end: end.into(), ..Default::default() };
+    let kvs = client.range(request).await?.kvs;
+    Ok(kvs
+        .iter()
+        .map(|kv| (String::from_utf8_lossy(&kv.key).into_owned(), kv.mod_revision))
+        .collect())
+}
+
+/// etcd's own clients are held to a quota that they know nothing of.
+pub async fn admitting(scene: Scene) -> Result<Verdict> {
+    if !scene.is_instar() {
+        return Ok(Verdict::Skipped("etcd has no modules".to_owned()));
+    }
+    let grants = ["/tenants/"];
+    let (cluster, mut modules) =
+        cluster_with(&scene, ::modules::PREFIX_QUOTA, "prefix-quota", &grants).await?;
+    let client = cluster.client(1);
+    client.put("/tenants/a/.quota", "2").await?;
+    // Many at once, by all members: no batch lets one too many through.
+    let mut puts = tokio::task::JoinSet::new();
+    for number in 0..30 {
+        let client = cluster.client(number % 3);
+        puts.spawn(async move { client.put(&format!("/tenants/a/{number}"), "x").await });
+    }
+    let mut admitted = 0;
+    while let Some(done) = puts.join_next().await {
+        match done? {
+            Ok(_) => admitted += 1,
+            Err(status) => {
+                let is_quota = status.message() == "/tenants/a/ has 2 keys, of 2 that it may have";
+                ensure!(status.code() == Code::FailedPrecondition && is_quota, "{status}");
+            }
+        }
+    }
+    ensure!(admitted == 2, "{admitted} keys were admitted, of 2 that may be");
+    let two = vec![put_op("/elsewhere", "x"), put_op("/tenants/a/txn", "x")];
+    ensure!(txn(&client, two).await.is_err(), "a transaction is a way around the quota");
+    ensure!(client.get("/elsewhere").await?.kvs.is_empty(), "half a transaction was done");
+    let endpoint = format!("--endpoints={}", cluster.members[2].address);
+    let etcdctl = &etcd_programs().map_err(anyhow::Error::msg)?.etcdctl;
+    let arguments = [endpoint.as_str(), "put", "/tenants/a/more", "x"];
+    let put = Command::new(etcdctl).args(arguments).output().await?;
+    let said = String::from_utf8_lossy(&put.stderr).into_owned();
+    ensure!(!put.status.success() && said.contains("has 2 keys, of 2"), "{said}");
+    ensure!(delete(&client, "/tenants/a/0", "/tenants/a/:").await? == 2);
+    client.put("/tenants/a/again", "x").await?;
+    ensure!(modules.slot("prefix-quota").await?.failures == 0);
+    let disable = module_pb::DisableModuleRequest { name: "prefix-quota".to_owned() };
+    modules.0.disable(disable).await?;
+    for number in 0..5 {
+        client.put(&format!("/tenants/a/{number}"), "x").await?;
+    }
+    cluster.wait_equal().await?;
+    Ok(Verdict::Passed)
+}
+
+/// An index follows what etcd's clients write, in the same revision, on every member.
+pub async fn reacting(scene: Scene) -> Result<Verdict> {
+    if !scene.is_instar() {
+        return Ok(Verdict::Skipped("etcd has no modules".to_owned()));
+    }
+    let grants = ["/users/", "/users-by-email/"];
+    let (cluster, _modules) =
+        cluster_with(&scene, ::modules::SECONDARY_INDEX, "secondary-index", &grants).await?;
+    let client = cluster.client(2);
+    let put = client.put("/users/7", r#"{"email":"a@b"}"#).await?;
+    let revision = put.header.context("a header")?.revision;
+    ensure!(
+        keys(&client, "/users-by-email/").await?
+            == [("/users-by-email/a@b/7".to_owned(), revision)]
+    );
+    let moved =
+        vec![put_op("/users/7", r#"{"email":"c@d"}"#), put_op("/users/8", r#"{"email":"c@d"}"#)];
+    let moved = txn(&client, moved).await?;
+    ensure!(moved.responses.len() == 2, "the response tells of what a module did: {moved:?}");
+    let revision = revision + 1;
+    let indexed = |id| (format!("/users-by-email/c@d/{id}"), revision);
+    ensure!(keys(&cluster.client(0), "/users-by-email/").await? == [indexed(7), indexed(8)]);
+    ensure!(delete(&client, "/users/7", "").await? == 1);
+    ensure!(keys(&client, "/users-by-email/").await? == [indexed(8)]);
+    // A key that goes with its lease takes its place in the index with it.
+    let lease = client.grant(0, 60).await?.id;
+    let value = Bytes::from_static(br#"{"email":"e@f"}"#);
+    let leased = pb::PutRequest { key: "/users/9".into(), value, lease, ..Default::default() };
+    client.kv.clone().put(leased).await?;
+    ensure!(keys(&client, "/users-by-email/e").await?.len() == 1);
+    client.revoke(lease).await?;
+    ensure!(keys(&client, "/users/9").await?.is_empty());
+    ensure!(keys(&client, "/users-by-email/e").await?.is_empty(), "a lease's end is not followed");
+    cluster.wait_equal().await?;
+    Ok(Verdict::Passed)
+}
+
+/// What looks at others' requests fails them one by one, until it is out; a reaction cannot break the rules either.
+pub async fn misbehaving_beside_others(scene: Scene) -> Result<Verdict> {
+    if !scene.is_instar() {
+        return Ok(Verdict::Skipped("etcd has no modules".to_owned()));
+    }
+    let grants = ["/hostile/"];
+    let (cluster, mut modules) =
+        cluster_with(&scene, ::modules::HOSTILE, "hostile", &grants).await?;
+    for (value, part) in [
+        ("admit:panic", "it panicked"),
+        ("admit:loop", "limit on computing"),
+        ("admit:flood-keys", "only reads"),
+        ("react:panic", "it panicked"),
+        ("react:loop", "limit on computing"),
+        ("react:write-and-panic", "it panicked"),
+        ("react:same-key", "the entry itself writes"),
+        ("react:lease", "lease not found"),
+    ] {
+        let client = cluster.client(value.len() % 3);
+        let status =
+            client.put("/hostile/key", value).await.err().context("it is to be refused")?;
+        ensure!(status.message().contains(part), "{value}: {status}");
+        ensure!(client.get("/hostile/key").await?.kvs.is_empty(), "{value} was done");
+        ensure!(client.get("/hostile/half").await?.kvs.is_empty(), "{value} was done by half");
+        client.put("/elsewhere", value).await?;
+        client.put("/hostile/other", "good").await?;
+    }
+    for _ in 0..10 {
+        let refused = cluster.client(0).put("/hostile/key", "admit:panic").await;
+        ensure!(refused.is_err(), "it panics");
+    }
+    ensure!(!modules.slot("hostile").await?.enabled, "it is to be disabled");
+    cluster.client(1).put("/hostile/key", "admit:panic").await?;
+    cluster.wait_equal().await?;
+    Ok(Verdict::Passed)
+}
+
+/// A queue by the command line and by HTTP.
+pub async fn by_command_line_and_http(scene: Scene) -> Result<Verdict> {
+    if !scene.is_instar() {
+        return Ok(Verdict::Skipped("etcd has no modules".to_owned()));
+    }
+    let cluster = Plan::new(scene.subject, 3, &scene.directory).start().await?;
+    let file = scene.directory.join("fenced-queue.wasm");
+    std::fs::write(&file, ::modules::FENCED_QUEUE)?;
+    let run = async |arguments: &[&str]| {
+        let endpoints = format!("--endpoints={}", cluster.members[1].address);
+        let output = Command::new(instarctl()?)
+            .arg(endpoints)
+            .arg("module")
+            .args(arguments)
+            .output()
+            .await?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        anyhow::Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
+    };
+    let (done, said, failed) = run(&["put", file.to_str().context("a path")?]).await?;
+    ensure!(done && said.starts_with("sha256:"), "{said} {failed}");
+    let (done, said, failed) = run(&["activate", "fenced-queue", "--grant", "/queue/"]).await?;
+    ensure!(done && said.contains("active, granted /queue/"), "{said} {failed}");
+    let pushed = run(&["call", "fenced-queue", "push", r#"{"queue":"q","item":"work"}"#]).await?;
+    ensure!(pushed.1 == r#"{"id":"00000000000000000001"}"#, "{pushed:?}");
+    let (_, listed, _) = run(&["list", "-w", "json"]).await?;
+    let listed: serde_json::Value = serde_json::from_str(&listed)?;
+    ensure!(listed["modules"][0]["name"] == "fenced-queue", "{listed}");
+    let refused = run(&["call", "fenced-queue", "nothing", "{}"]).await?;
+    ensure!(!refused.0 && refused.2.contains("there is no procedure"), "{refused:?}");
+
+    let address = &cluster.members[2].address;
+    let post = async |procedure: &str, body: &str| {
+        let path = format!("/instar/v1/modules/fenced-queue/{procedure}");
+        raw::http_with(address, "POST", &path, &[], body).await
+    };
+    let taken = post("take", r#"{"queue":"q","for_ms":60000}"#).await?;
+    ensure!(taken.status == "200" && taken.body.contains(r#""item":"work""#), "{}", taken.body);
+    let taken: serde_json::Value = serde_json::from_str(&taken.body)?;
+    let token = taken["token"].as_u64().context("a token")?;
+    let finish = |token| format!(r#"{{"queue":"q","id":"00000000000000000001","token":{token}}}"#);
+    let late = post("finish", &finish(token - 1)).await?;
+    ensure!(late.status == "409" && late.body.contains("does not hold"), "{}", late.body);
+    let done = post("finish", &finish(token)).await?;
+    ensure!(done.status == "200", "{}", done.body);
+    ensure!(cluster.client(0).get("/queue/q/00000000000000000001").await?.kvs.is_empty());
+    let (done, said, failed) = run(&["disable", "fenced-queue"]).await?;
+    ensure!(done && said.contains("disabled"), "{said} {failed}");
+    let refused = post("take", "{}").await?;
+    ensure!(refused.status == "400" && refused.body.contains("is disabled"), "{}", refused.body);
     Ok(Verdict::Passed)
 }

@@ -53,10 +53,7 @@ fn get(mut cx: Cx, (key,): (Vec<u8>,)) -> Refused<Option<KeyRecord>> {
     Ok((got.map(|kv| kv.map(KeyRecord::from)),))
 }
 
-fn range(
-    mut cx: Cx,
-    (start, end, limit): (Vec<u8>, Vec<u8>, u32),
-) -> Refused<Vec<KeyRecord>> {
+fn range(mut cx: Cx, (start, end, limit): (Vec<u8>, Vec<u8>, u32)) -> Refused<Vec<KeyRecord>> {
     let fuel = cx.get_fuel()?;
     let got = cx.data_mut().range(&start, &end, limit, fuel);
     let (got, used) = settle(&mut cx, got)?;

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use wasmtime::{
     Engine,
-    component::{Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower},
+    component::{
+        Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
+    },
 };
 
 pub(in crate::runtime) use imports::add_to_linker;
@@ -24,11 +26,8 @@ pub use types::{
 };
 
 use super::{
-    CallError, Fault, LocalFailure, Rejection, RuntimeError,
-    abi::Rejection as RawRejection,
-    component::is_name,
-    instance::Instance,
-    outcome::check_rejection,
+    CallError, Fault, LocalFailure, Rejection, RuntimeError, abi::Rejection as RawRejection,
+    component::is_name, instance::Instance, outcome::check_rejection,
 };
 use crate::limits::MODULE_RESULT_BYTES;
 use crate::metrics::metrics;
@@ -236,11 +235,7 @@ fn describe(
 
 impl From<Moment> for abi::Moment {
     fn from(moment: Moment) -> Self {
-        abi::Moment {
-            index: moment.index,
-            time_ms: moment.time_ms,
-            revision: moment.revision,
-        }
+        abi::Moment { index: moment.index, time_ms: moment.time_ms, revision: moment.revision }
     }
 }
 

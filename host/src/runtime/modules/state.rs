@@ -11,7 +11,9 @@ use super::{
     types::{Access, KeyValue, Written},
 };
 use crate::{
-    limits::{MODULE_FUEL, MODULE_MEMORY_BYTES, MODULE_READ_ROWS, MODULE_WRITE_BYTES, MODULE_WRITES},
+    limits::{
+        MODULE_FUEL, MODULE_MEMORY_BYTES, MODULE_READ_ROWS, MODULE_WRITE_BYTES, MODULE_WRITES,
+    },
     runtime::{
         Budget, CallError, Fault,
         host_state::{Ended, HostState, Source},

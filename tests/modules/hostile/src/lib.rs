@@ -21,7 +21,8 @@ impl Module for Hostile {
     fn admit(operations: &[Operation], _moment: Moment) -> Result<(), Rejection> {
         for operation in operations {
             if let Operation::Put { value, .. } = operation
-                && let Some(how) = std::str::from_utf8(value).ok().and_then(|it| it.strip_prefix("admit:"))
+                && let Some(how) =
+                    std::str::from_utf8(value).ok().and_then(|it| it.strip_prefix("admit:"))
             {
                 misbehave(how, b"")?;
             }
@@ -32,7 +33,9 @@ impl Module for Hostile {
     fn react(events: &[Event], _moment: Moment) {
         for event in events {
             let value = event.current.as_ref().map(|kv| kv.value.clone()).unwrap_or_default();
-            let Some(how) = std::str::from_utf8(&value).ok().and_then(|it| it.strip_prefix("react:")) else {
+            let Some(how) =
+                std::str::from_utf8(&value).ok().and_then(|it| it.strip_prefix("react:"))
+            else {
                 continue;
             };
             match how {
@@ -79,7 +82,9 @@ fn misbehave(how: &str, argument: &[u8]) -> Result<Vec<u8>, Rejection> {
             Ok(Vec::new())
         }
         "foreign-read" => Ok(kv::get("/foreign")?.map(|kv| kv.value).unwrap_or_default()),
-        "foreign-write" => kv::put("/foreign", "mine").map(|()| Vec::new()).map_err(Rejection::from),
+        "foreign-write" => {
+            kv::put("/foreign", "mine").map(|()| Vec::new()).map_err(Rejection::from)
+        }
         "foreign-range" => Ok(vec![kv::range("/", "0", 10)?.len() as u8]),
         "storm" => loop {
             store::get(b"nothing");
