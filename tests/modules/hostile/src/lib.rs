@@ -107,6 +107,7 @@ fn misbehave(how: &str, argument: &[u8]) -> Result<Vec<u8>, Rejection> {
 }
 
 #[inline(never)]
+#[allow(unconditional_recursion, reason = "that is what it is for")]
 fn recurse(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 16]);
     recurse(depth + 1) + frame[(depth % 16) as usize]
