@@ -22,6 +22,7 @@ pub mod make_mirror;
 pub mod member;
 pub mod migrate;
 pub mod module;
+pub mod module_project;
 pub mod move_leader;
 pub mod options;
 pub mod put;

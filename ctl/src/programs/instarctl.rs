@@ -2,7 +2,7 @@
 
 use super::{etcdctl, etcdutl};
 use crate::command_line::{Command, Flag, Kind, flag};
-use crate::commands::{doctor, machine, migrate, module};
+use crate::commands::{doctor, machine, migrate, module, module_project};
 
 pub static ROOT: Command =
     Command::new("instarctl", "", "Reads, writes and looks after an Instar or etcd cluster.")
@@ -78,6 +78,16 @@ const MODULE: Command =
     Command::new("module", "<subcommand>", "Programs of your own that run beside the data")
         .group(etcdctl::MAINTENANCE)
         .children(&[
+            Command::new("new", "<name> [options]", "Begins a module in a directory of its own")
+                .flags(&[
+                    flag("template", Kind::Text, "call", "what it serves: call, admit or react"),
+                    flag("sdk", Kind::Text, "sdk", "the directory of Instar's SDK"),
+                ])
+                .run(|invocation| Box::pin(async move { module_project::new(&invocation) })),
+            Command::new("test", "", "Runs the tests of the module in this directory")
+                .run(|invocation| Box::pin(async move { module_project::test(&invocation) })),
+            Command::new("build", "", "Makes a component of the module in this directory")
+                .run(|invocation| Box::pin(async move { module_project::build(&invocation) })),
             Command::new("list", "", "Lists the modules that the cluster has")
                 .run(|invocation| Box::pin(module::list(invocation))),
             Command::new("put", "<file>", "Brings a component into the cluster")

@@ -90,6 +90,7 @@ const CASES: &[Case] = &tests::cases![
     modules::reacting,
     modules::misbehaving_beside_others,
     modules::by_command_line_and_http,
+    modules::from_nothing,
     maintenance::alarms_are_etcds,
     maintenance::a_full_database,
     maintenance::a_fresh_member_is_small,
