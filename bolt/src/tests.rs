@@ -147,6 +147,9 @@ fn damage_is_named_with_its_page() {
     assert_eq!(damage(edit(3, 16 + 4, &[255; 4])), (3, Damage::Element { at: 0 }));
     assert_eq!(damage(edit(3, 16 + 8, &[0; 4])), (3, Damage::KeyLength { at: 0, bytes: 0 }));
     assert_eq!(damage(edit(3, 32 + 4, &[255; 4])), (3, Damage::Element { at: 1 }));
+    // One element less, and one whose value is a byte shorter.
+    assert_eq!(damage(edit(3, 10, &[whole[3 * PAGE_BYTES + 10] - 1])), (3, Damage::Gap { at: 0 }));
+    assert_eq!(damage(edit(3, 16 + 12, &[19])), (3, Damage::Gap { at: 1 }));
     assert_eq!(damage(edit(2, 8, &[2])).1, Damage::Type { flags: 2, wanted: "a free list" });
     assert_eq!(damage(edit(2, 10, &[1])).1, Damage::Outside { pages: pages as u64 });
     let free: Vec<u8> = [&[1, 0, 0, 0, 0, 0][..], &3u64.to_le_bytes()].concat();

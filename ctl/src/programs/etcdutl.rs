@@ -41,6 +41,14 @@ pub const INITIAL_CLUSTER_TOKEN: Flag = flag(
     "tells clusters of the same URLs apart",
 );
 
+/// Not etcd's, whose server has authentication.
+pub const DROP_AUTH: Flag = flag(
+    "drop-auth",
+    Kind::Bool,
+    "",
+    "restore without users and roles, so that every client may read and write",
+);
+
 /// The defaults are the server's: a cluster of one member on this machine.
 pub const SNAPSHOT_RESTORE: Command = Command::new(
     "restore",
@@ -66,6 +74,7 @@ pub const SNAPSHOT_RESTORE: Command = Command::new(
         "take a file without its hash, as one from a data directory is",
     ),
     flag("initial-memory-map-size", Kind::Unsigned, "10737418240", "no effect: nothing is mapped"),
+    DROP_AUTH,
     flag("bump-revision", Kind::Unsigned, "", "how much to add to the latest revision"),
     flag(
         "mark-compacted",

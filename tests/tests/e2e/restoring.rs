@@ -15,6 +15,9 @@ use tokio::process::Command;
 const LEASE_TTL_S: i64 = 600;
 const LEASES: [i64; 3] = [7, 8, i64::MAX];
 
+/// A database of etcd's with authentication switched on, one user and one role.
+const AUTHENTICATED: &[u8] = include_bytes!("../../../bolt/corpus/etcd-3.7.1-auth.db");
+
 /// Several revisions a key, deletions, a compaction between them, leases with keys and without.
 async fn write_history(client: &Client) -> Result<()> {
     for id in LEASES {
@@ -239,8 +242,11 @@ pub async fn a_damaged_backup_is_refused(scene: Scene) -> Result<Verdict> {
         bytes
     };
     let pages = whole.len() - 32;
-    let cases: [(&str, Vec<u8>, &[&str], &str); 6] = [
+    let cases: [(&str, Vec<u8>, &[&str], &str); 9] = [
         ("a bit", with_byte(pages / 2), &[], "expected sha256"),
+        ("a page's type", with_byte(3 * 4096 + 8), &[], "page 3: its type is"),
+        ("without its hash", with_byte(3 * 4096 + 8), &["--skip-hash-check"], "page 3: its type"),
+        ("users", AUTHENTICATED.to_vec(), &["--skip-hash-check"], "authentication on, 1 users"),
         ("no hash", whole[..pages].to_vec(), &[], "snapshot missing hash"),
         ("cut", whole[..pages / 2].to_vec(), &["--skip-hash-check"], "not a usable etcd database"),
         ("empty", Vec::new(), &["--skip-hash-check"], "not a usable etcd database"),
@@ -259,6 +265,18 @@ pub async fn a_damaged_backup_is_refused(scene: Scene) -> Result<Verdict> {
         ensure!(!output.status.success() && error.contains(reason), "{name}: {error}");
         ensure!(!member.data_directory.join("member").exists(), "{name} left a member");
     }
+    let flags = ["--skip-hash-check", "--drop-auth", "--data-dir=", "--name=open"];
+    let flags = flags.map(|flag| match flag {
+        "--data-dir=" => format!("--data-dir={}", scene.directory.join("open").display()),
+        flag => flag.to_owned(),
+    });
+    fs::write(&file, AUTHENTICATED)?;
+    let words = ["snapshot".to_owned(), "restore".to_owned(), file.display().to_string()];
+    let described = "--initial-cluster=open=http://localhost:2380".to_owned();
+    let words: Vec<String> = words.into_iter().chain(flags).chain([described]).collect();
+    let output = run(&instarctl()?, &words).await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && told.contains("users and roles dropped"), "{told}");
     // After all of that the directory is still good for a restoration, but not for two.
     let arguments = restore_arguments(member, &backup, &[]);
     run_well(&instarctl()?, &arguments).await?;
