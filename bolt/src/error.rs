@@ -69,6 +69,8 @@ pub enum Damage {
     Count { count: u64 },
     #[error("a branch page without elements")]
     EmptyBranch,
+    #[error("a leaf page without elements, below a branch")]
+    EmptyLeaf,
     #[error("element {at} reaches outside of it")]
     Element { at: usize },
     #[error("the content of element {at} does not follow what stands before it")]

@@ -154,6 +154,8 @@ impl<'a, S: Source> Rows<'a, S> {
         let first = match (header.kind, place.count) {
             (Kind::Branch, 0) => return Err(damaged(Damage::EmptyBranch)),
             (Kind::Branch, _) => Some(branch_element(&place.bytes, 0).map_err(damaged)?.0),
+            // Only the root of a tree without rows is empty.
+            (Kind::Leaf, 0) if least.is_some() => return Err(damaged(Damage::EmptyLeaf)),
             (Kind::Leaf, 0) => None,
             (Kind::Leaf, _) => Some(leaf_element(&place.bytes, 0).map_err(damaged)?.key),
             _ => return Err(damaged(wrong_type(&place.bytes))),

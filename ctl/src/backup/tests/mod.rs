@@ -5,7 +5,7 @@ mod rows;
 
 use std::io::Cursor;
 
-use bolt::Writer;
+use bolt::{Source, Writer};
 use prost::Message;
 use proto::mvccpb::KeyValue;
 
@@ -86,7 +86,7 @@ fn store() -> Buckets {
 type Taken = Vec<(u32, Vec<u8>, Vec<u8>)>;
 
 /// The revision and the rows of a file, or the reason why it is refused.
-fn restored(file: Vec<u8>, bump: u64) -> Result<(u64, Taken), String> {
+fn restored(file: impl Source, bump: u64) -> Result<(u64, Taken), String> {
     let backup = Backup::open(file).map_err(|error| error.to_string())?;
     let mut taken = Vec::new();
     let mut take = |table: u32, key: &[u8], value: &[u8]| -> Result<(), Boxed> {
