@@ -94,7 +94,8 @@ fn check_authentication(lost: Authentication, is_given_up: bool) -> Result<(), F
         return Ok(());
     }
     let message = format!(
-        "the snapshot has authentication {state}, {users} users and {roles} roles, which Instar does not serve yet"
+        "the snapshot has authentication {state} (users: {users}, roles: {roles}), \
+         which Instar does not serve yet"
     );
     let hint = "--drop-auth restores it without them: then every client may read and write";
     Err(Failure::error(message).with_hint(hint))

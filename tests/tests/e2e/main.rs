@@ -13,6 +13,7 @@ mod maintenance;
 mod membership;
 mod membership_differential;
 mod metrics;
+mod migrating;
 mod raw;
 mod restoring;
 mod shapes;
@@ -51,6 +52,7 @@ const CASES: &[Case] = &tests::cases![
     restoring::a_bumped_revision_is_etcds,
     restoring::a_damaged_backup_is_refused,
     restoring::a_migration_under_load,
+    migrating::there_and_back,
     starting::version_is_etcds,
     starting::mistakes_are_one_sentence,
     starting::a_port_in_use,
