@@ -21,6 +21,7 @@ pub static ROOT: Command =
             DEFRAG,
             HASHKV,
             etcdctl::HELP.group(""),
+            MIGRATE,
             SNAPSHOT,
             etcdctl::VERSION.group(""),
         ]);
@@ -99,6 +100,18 @@ const DEFRAG: Command =
     Command::new("defrag", "", "Gives unused disk space of a data directory back")
         .flags(&[DATA_DIR])
         .run(|invocation| Box::pin(data_directory::defragment(invocation)));
+
+const MIGRATE: Command = Command::new(
+    "migrate",
+    "",
+    "Brings a data directory to the storage version of another etcd; Instar has one version only",
+)
+.flags(&[
+    DATA_DIR,
+    flag("target-version", Kind::Text, "", "the version, X.Y, from 3.5 on"),
+    flag("force", Kind::Bool, "", "no effect: nothing is written over"),
+])
+.run(|invocation| Box::pin(data_directory::migrate(invocation)));
 
 const REVISION: Flag = flag("rev", Kind::Integer, "", "up to this revision; the latest if 0");
 
