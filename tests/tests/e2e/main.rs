@@ -1,5 +1,6 @@
 //! The end-to-end cases: real processes, judged from outside.
 
+mod containers;
 mod ctl;
 mod differential;
 mod endpoints;
@@ -118,6 +119,12 @@ const CASES: &[Case] = &tests::cases![
     watch::a_stream_of_many_watchers,
 ];
 
+/// Only where there is an image to start: `cargo xtask container` makes one.
+const CONTAINER_CASES: &[Case] = &tests::cases![containers::an_image_is_a_cluster];
+
 fn main() -> ExitCode {
-    tests::case::run(CASES)
+    match std::env::var_os(containers::IMAGE) {
+        Some(_) => tests::case::run(CONTAINER_CASES),
+        None => tests::case::run(CASES),
+    }
 }
