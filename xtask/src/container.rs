@@ -3,6 +3,7 @@
 //! What the image is, is said once, in the last stage of `Dockerfile`; only where its files come from is another place.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,6 +13,8 @@ const ENGINES: [&str; 2] = ["docker", "podman"];
 const IMAGE: &str = "instar:test";
 /// The largest that the image may be.
 const IMAGE_BYTES_MOST: u64 = 60_000_000;
+const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
+const SHELL_NAMES: [&str; 5] = ["sh", "cat", "echo", "ls", "sleep"];
 const LAST_STAGE: &str = "FROM scratch\n";
 /// How the last stage names what the first has made, and how it is named here.
 const FILES: [(&str, &str); 2] = [("--from=build ", ""), (" /image/", " ")];
@@ -26,6 +29,7 @@ pub fn run() -> Result<(), String> {
     let context = setup::workspace().join("target").join("dist").join("image");
     fs::remove_dir_all(&context).ok();
     dist::install(&programs, &context.join("programs/usr/local/bin"))?;
+    install_shell(&context.join("programs/bin"))?;
     for directory in ["writable/tmp", "writable/var/lib/instar"] {
         dist::make(&context.join(directory))?;
     }
@@ -39,6 +43,17 @@ pub fn run() -> Result<(), String> {
     let mut test = setup::cargo();
     test.args(["test", "--release", "--package", "tests", "--test", "e2e", "--", "containers"]);
     setup::run(test.env("INSTAR_IMAGE", IMAGE).env("INSTAR_ENGINE", engine))
+}
+
+/// A shell for who looks in, and what the tutorial runs with it, all of them one static program.
+fn install_shell(to: &Path) -> Result<(), String> {
+    let found = BUSYBOX.iter().map(Path::new).find(|path| path.is_file());
+    let found = found.ok_or("there is no busybox: it is in Debian's package busybox-static")?;
+    dist::check_static(found)?;
+    dist::make(to)?;
+    let said = |error: std::io::Error| format!("{}: {error}", to.display());
+    fs::copy(found, to.join("busybox")).map_err(said)?;
+    SHELL_NAMES.iter().try_for_each(|name| symlink("busybox", to.join(name)).map_err(said))
 }
 
 /// The first engine that answers.

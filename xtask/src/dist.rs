@@ -47,7 +47,7 @@ pub fn build() -> Result<Programs, String> {
 }
 
 /// A static program names no loader.
-fn check_static(program: &Path) -> Result<(), String> {
+pub fn check_static(program: &Path) -> Result<(), String> {
     let headers = Command::new("readelf").arg("--program-headers").arg(program).output();
     let headers = headers.map_err(|error| format!("cannot start readelf: {error}"))?;
     match String::from_utf8_lossy(&headers.stdout).contains("INTERP") {

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit};
 use tests::case::{Scene, Verdict};
 use tests::client::Client;
 use tests::cluster::{POLL_EVERY, READY_WITHIN};
@@ -22,7 +23,9 @@ const MEMBERS: usize = 3;
 const LEADER: usize = 1;
 /// What podman starts containers with; its own defaults are not there, or not allowed, everywhere.
 const PODMAN: [&str; 2] = ["--runtime", "runc"];
-const ULIMITS: [&str; 4] = ["--ulimit", "nofile=65536:65536", "--ulimit", "nproc=4096:4096"];
+/// What a member may have, where this process may have as much.
+const FILES: u64 = 65_536;
+const TASKS: u64 = 4_096;
 
 /// The program that runs containers.
 #[derive(Clone)]
@@ -37,6 +40,20 @@ impl Engine {
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{} {words:?}: {error}", self.0);
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// The last lines that a container has logged.
+    fn log(&self, container: &str) -> String {
+        let output =
+            std::process::Command::new(&self.0).args(["logs", "--tail=12", container]).output();
+        let text = output.map(|output| [output.stdout, output.stderr].concat());
+        String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
+    }
+
+    /// The engine as bash calls it.
+    fn line(&self) -> String {
+        let global: &[&str] = if self.is_podman() { &PODMAN } else { &[] };
+        [&[self.0.as_str()][..], global].concat().join(" ")
     }
 
     fn is_podman(&self) -> bool {
@@ -95,7 +112,12 @@ impl Containers {
             format!("--volume={}-{own}:/var/lib/instar", self.prefix),
         ];
         words.extend(hosts.chain(settings));
-        words.extend(ULIMITS.map(str::to_owned));
+        let limits =
+            [("nofile", Resource::RLIMIT_NOFILE, FILES), ("nproc", Resource::RLIMIT_NPROC, TASKS)];
+        for (name, resource, wanted) in limits {
+            let limit = wanted.min(getrlimit(resource)?.1);
+            words.push(format!("--ulimit={name}={limit}:{limit}"));
+        }
         words.push(image.to_owned());
         self.engine.run(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
@@ -156,7 +178,8 @@ impl Members for Containers {
         _ = writeln!(
             script,
             "{} exec \"${{input[@]}}\" {}-$at \"$@\"; }}",
-            self.engine.0, self.prefix
+            self.engine.line(),
+            self.prefix
         );
         script
     }
@@ -170,7 +193,19 @@ impl Members for Containers {
     }
 
     async fn stop(&mut self, name: &str) -> Result<()> {
-        self.engine.run(&["stop", &format!("{}-{name}", self.prefix)]).map(drop)
+        let at = (0..MEMBERS).find(|at| self::name(*at) == name).context("no such member")?;
+        let stopped = self.member(at).status().await?.header.unwrap_or_default().member_id;
+        self.engine.run(&["stop", &self.container(at)])?;
+        // Whoever follows it still would try to reach it, and tell of that.
+        let began = Instant::now();
+        for other in (0..MEMBERS).filter(|other| *other != at) {
+            let client = self.member(other);
+            while client.status().await.is_ok_and(|status| status.leader == stopped) {
+                ensure!(began.elapsed() < READY_WITHIN, "{} follows {name}", self::name(other));
+                tokio::time::sleep(POLL_EVERY).await;
+            }
+        }
+        Ok(())
     }
 
     async fn start(&mut self, name: &str) -> Result<()> {
@@ -199,14 +234,23 @@ pub async fn an_image_is_a_cluster(scene: Scene) -> Result<Verdict> {
         containers.engine.run(&["image", "inspect", "--format", "{{.Config.User}}", &image])?;
     ensure!(!matches!(user.as_str(), "" | "0" | "root"), "the image runs as {user:?}");
     is_healthy(&containers)?;
-    let commands = play(&mut containers).await?;
-    scene.note(format!("{commands} commands of the tutorial"));
-    survive_a_kill(&containers).await?;
+    if let Err(error) = be_used(&scene, &mut containers).await {
+        for at in 0..MEMBERS {
+            scene.note(format!("{}\n{}", name(at), engine.log(&containers.container(at))));
+        }
+        return Err(error);
+    }
     let names: Vec<String> = (0..MEMBERS).map(|at| containers.container(at)).collect();
     drop(containers);
     let left = engine.run(&["ps", "--all", "--format", "{{.Names}}"])?;
     ensure!(!names.iter().any(|name| left.lines().any(|line| line == name)), "left: {left}");
     Ok(Verdict::Passed)
+}
+
+async fn be_used(scene: &Scene, containers: &mut Containers) -> Result<()> {
+    let commands = play(containers).await?;
+    scene.note(format!("{commands} commands of the tutorial"));
+    survive_a_kill(containers).await
 }
 
 /// The image's own health check.

@@ -285,7 +285,8 @@ async fn read_until(child: &mut Child, expected: &str) -> Result<()> {
     let out = child.stdout.as_mut().context("standard output")?;
     let mut printed = vec![0; expected.len()];
     let read = tokio::time::timeout(PRINTED_WITHIN, out.read_exact(&mut printed)).await;
-    read.with_context(|| format!("this is not printed: {expected}"))??;
+    let read = read.with_context(|| format!("this is not printed: {expected}"))?;
+    read.with_context(|| format!("it ends before it has printed: {expected}"))?;
     let printed = String::from_utf8_lossy(&printed);
     ensure!(printed == expected, "{printed}\ninstead of\n{expected}");
     Ok(())
