@@ -29,6 +29,9 @@ const LEADER: usize = 1;
 /// Commands whose output has times, ids and sizes.
 const WITH_NUMBERS: [&str; 3] = ["endpoint", "member", "lease"];
 
+const PATIENCE: &str = "context deadline exceeded";
+const SERVERS_PATIENCE: &str = "etcdserver: request timed out";
+
 /// A command of the page.
 #[derive(Debug, Default, PartialEq)]
 struct Step {
@@ -298,7 +301,10 @@ fn matches(step: &Step, printed: &str, error: &str) -> bool {
         true => step.printed.is_empty() || shape(printed) == shape(&step.printed),
         false => printed == step.printed,
     };
-    is_same && error.contains(step.error.trim_end())
+    let expected = step.error.trim_end();
+    // Whoever loses patience first: the client, or the server with the connection to a leader that is gone.
+    let timed_out = expected == PATIENCE && error.contains(SERVERS_PATIENCE);
+    is_same && (error.contains(expected) || timed_out)
 }
 
 fn member_named(name: &str) -> Result<usize> {
