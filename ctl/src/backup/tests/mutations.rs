@@ -113,7 +113,7 @@ fn mutate(file: &mut Vec<u8>, random: &mut StdRng) -> bool {
             swap(file, a, b);
             return keeps_rows;
         }
-        3 | 4 | 5 if !has_head(file, a) => return false,
+        3..=5 if !has_head(file, a) => return false,
         3 => return damage_head(file, a, random),
         4 | 5 => return damage_element(file, a, random),
         6 => return damage_meta(file, random),
