@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "etcd/api/etcdserverpb/raft_internal.proto",
     "etcd/api/v3electionpb/v3election.proto",
     "etcd/api/v3lockpb/v3lock.proto",
     "grpc/health/health.proto",
     "instar/kv.proto",
     "instar/log.proto",
+    "instar/machine.proto",
     "instar/peer.proto",
 ];
 

@@ -14,6 +14,7 @@ use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::lease_client::LeaseClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::watch_client::WatchClient;
+use proto::instar::v1::machine_client::MachineClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -136,6 +137,7 @@ impl Client {
         lease: LeaseClient,
         cluster: ClusterClient,
         maintenance: MaintenanceClient,
+        machine: MachineClient,
         auth: AuthClient,
     }
 

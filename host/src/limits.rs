@@ -13,6 +13,14 @@ pub const MACHINE_MEMORY_BYTES: usize = 512 << 20;
 pub const COMPONENT_BYTES: usize = 16 << 20;
 /// Tables of one machine; the contract's limit.
 pub const MACHINE_TABLES: usize = 64;
+/// Tables of a state: the machine's, and the host's own of machines.
+pub const STATE_TABLES: usize = MACHINE_TABLES + 1;
+/// Ids of tables from here on are the host's own.
+pub const HOST_TABLES_FROM: u32 = 0xffff_0000;
+/// Components in the state; the oldest of no use make room.
+pub const MACHINE_BLOBS: usize = 8;
+/// One piece of a component in the log.
+pub const MACHINE_CHUNK_BYTES: usize = 256 << 10;
 /// Names and versions of machines, and names of tables.
 pub const MACHINE_NAME_BYTES: usize = 64;
 /// The key of a row. etcd's own limit is that of a request.

@@ -35,5 +35,6 @@ pub mod instar {
         kv = "instar.kv",
         log = "instar.log",
         peer = "instar.peer",
+        v1 = "instar.v1",
     }
 }

@@ -17,6 +17,7 @@ pub mod get;
 pub mod help;
 pub mod lease;
 pub mod lock;
+pub mod machine;
 pub mod make_mirror;
 pub mod member;
 pub mod migrate;

@@ -393,6 +393,7 @@ fn auth(answer: &Answer) -> Option<String> {
 
 fn other(answer: &Answer) -> String {
     let object = match answer {
+        Answer::Machines(machines) => return super::machines::json(machines),
         Answer::MoveLeader { response, .. } => Object::headed(&response.header),
         Answer::Downgrade { response, .. } => {
             Object::headed(&response.header).text("version", &response.version)

@@ -2,6 +2,7 @@
 
 mod fields;
 mod json;
+mod machines;
 mod protobuf;
 mod simple;
 mod table;
@@ -10,6 +11,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use proto::etcdserverpb as pb;
+use proto::instar::v1::Machines;
 
 pub use json::string as json_string;
 
@@ -132,6 +134,7 @@ pub enum Answer {
         response: pb::DowngradeResponse,
     },
     Alarm(pb::AlarmResponse),
+    Machines(Machines),
     RoleAdd {
         role: String,
         response: pb::AuthRoleAddResponse,

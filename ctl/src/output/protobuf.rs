@@ -24,6 +24,7 @@ pub fn render(answer: &Answer) -> Result<Vec<u8>, Failure> {
         Answer::MemberUpdate { response, .. } => response.encode_to_vec(),
         Answer::MemberPromote { response, .. } => response.encode_to_vec(),
         Answer::MemberList(response) => response.encode_to_vec(),
+        Answer::Machines(machines) => machines.encode_to_vec(),
         Answer::MoveLeader { response, .. } => response.encode_to_vec(),
         Answer::Downgrade { response, .. } => response.encode_to_vec(),
         Answer::Alarm(response) => response.encode_to_vec(),

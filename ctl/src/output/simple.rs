@@ -153,6 +153,7 @@ fn sentence(answer: &Answer) -> String {
             let ids = response.leases.iter().map(|lease| format!("\n{:016x}", lease.id));
             format!("found {} leases{}", response.leases.len(), ids.collect::<String>())
         }
+        Answer::Machines(machines) => super::machines::text(machines),
         Answer::MoveLeader { from, to, .. } => {
             format!("Leadership transferred from {from:x} to {to:x}")
         }

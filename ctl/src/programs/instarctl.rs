@@ -1,8 +1,8 @@
 //! The commands of both programs under one name.
 
 use super::{etcdctl, etcdutl};
-use crate::command_line::{Command, Kind, flag};
-use crate::commands::{doctor, migrate};
+use crate::command_line::{Command, Flag, Kind, flag};
+use crate::commands::{doctor, machine, migrate};
 
 pub static ROOT: Command =
     Command::new("instarctl", "", "Reads, writes and looks after an Instar or etcd cluster.")
@@ -50,11 +50,37 @@ const DOCTOR: Command =
         )])
         .run(|invocation| Box::pin(doctor::run(invocation)));
 
-static ALL: [Command; etcdctl::COMMANDS + 3] = {
+const EXPECT: Flag = flag(
+    "expect",
+    Kind::Text,
+    "",
+    "the machine that is to be replaced; refused if another one is active",
+);
+
+const MACHINE: Command =
+    Command::new("machine", "<subcommand>", "The state machine, and putting another in its place")
+        .group(etcdctl::MAINTENANCE)
+        .children(&[
+            Command::new("list", "", "Lists the machines that the cluster has")
+                .run(|invocation| Box::pin(machine::list(invocation))),
+            Command::new("put", "<file>", "Brings a component into the cluster")
+                .run(|invocation| Box::pin(machine::put(invocation))),
+            Command::new("prepare", "<digest>", "Waits until every voter can run a machine")
+                .run(|invocation| Box::pin(machine::prepare(invocation))),
+            Command::new("activate", "<digest> [options]", "Runs another machine from now on")
+                .flags(&[EXPECT])
+                .run(|invocation| Box::pin(machine::activate(invocation))),
+            Command::new("rollback", "[options]", "Goes back to the machine before")
+                .flags(&[EXPECT])
+                .run(|invocation| Box::pin(machine::rollback(invocation))),
+        ]);
+
+static ALL: [Command; etcdctl::COMMANDS + 4] = {
     let commands = etcdctl::commands(SNAPSHOT, DEFRAG);
-    let mut all = [HASHKV; etcdctl::COMMANDS + 3];
+    let mut all = [HASHKV; etcdctl::COMMANDS + 4];
     all[etcdctl::COMMANDS + 1] = MIGRATE;
     all[etcdctl::COMMANDS + 2] = DOCTOR;
+    all[etcdctl::COMMANDS + 3] = MACHINE;
     let mut at = 0;
     while at < commands.len() {
         all[at] = commands[at];

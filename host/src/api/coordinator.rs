@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use proto::instar::v1::Machines;
 
 use crate::raft::{ChangeRefused, MembershipChange};
 use crate::runtime::{Admission, Rejection};
@@ -87,6 +88,12 @@ pub trait Coordinator: Send + Sync + 'static {
         change: MembershipChange,
     ) -> impl Future<Output = Result<Vec<MemberInfo>, RequestError>> + Send;
 
+    /// What is asked of machines.
+    fn machine(
+        &self,
+        request: MachineRequest,
+    ) -> impl Future<Output = Result<Machines, RequestError>> + Send;
+
     /// Makes another member the leader, if this one is.
     fn move_leader(&self, to: u64) -> impl Future<Output = Result<(), RequestError>> + Send;
 
@@ -95,6 +102,16 @@ pub trait Coordinator: Send + Sync + 'static {
     fn run(self: Arc<Self>) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
+}
+
+/// The requests of the Machine service. An empty `expected_active` stands for whichever is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineRequest {
+    List,
+    Put(Bytes),
+    Prepare(Bytes),
+    Activate { digest: Bytes, expected_active: Bytes },
+    Rollback { expected_active: Bytes },
 }
 
 /// A file that is whole, from its beginning. It is gone when this value is.

@@ -21,7 +21,8 @@ use super::streams::{Requests, Responses};
 use super::unread::{Turn, Unread};
 use super::wire::{Frame, ResponseHeader};
 use super::{
-    Settings, cluster, election, kv, lease, lock, maintenance, services, watch as watch_service,
+    Settings, cluster, election, kv, lease, lock, machine, maintenance, services,
+    watch as watch_service,
 };
 use crate::limits;
 use crate::metrics::{Call, Calls};
@@ -96,6 +97,11 @@ pub(super) enum Method {
     MemberUpdate,
     MemberPromote,
     MoveLeader,
+    MachineList,
+    MachinePut,
+    MachinePrepare,
+    MachineActivate,
+    MachineRollback,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -136,6 +142,11 @@ impl Method {
             "/etcdserverpb.Cluster/MemberUpdate" => Method::MemberUpdate,
             "/etcdserverpb.Cluster/MemberPromote" => Method::MemberPromote,
             "/etcdserverpb.Maintenance/MoveLeader" => Method::MoveLeader,
+            "/instar.v1.Machine/List" => Method::MachineList,
+            "/instar.v1.Machine/Put" => Method::MachinePut,
+            "/instar.v1.Machine/Prepare" => Method::MachinePrepare,
+            "/instar.v1.Machine/Activate" => Method::MachineActivate,
+            "/instar.v1.Machine/Rollback" => Method::MachineRollback,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
@@ -150,13 +161,18 @@ impl Method {
     pub(super) fn is_stream(self) -> bool {
         matches!(
             self,
-            Method::HealthWatch | Method::Watch | Method::LeaseKeepAlive | Method::Observe
+            Method::HealthWatch
+                | Method::Watch
+                | Method::LeaseKeepAlive
+                | Method::Observe
+                | Method::MachinePut
         )
     }
 }
 
 /// The services of which at least one method is served.
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
+    "instar.v1.Machine",
     "etcdserverpb.Watch",
     "v3lockpb.Lock",
     "v3electionpb.Election",
@@ -349,6 +365,7 @@ pub(super) async fn serve_stream<C: Coordinator>(
             Method::LeaseKeepAlive => {
                 lease::keep_alive(service, headers, requests, responses).await
             }
+            Method::MachinePut => machine::put(service, headers, requests, responses).await,
             Method::Observe => election::observe(service, headers, requests, responses).await,
             other => Ok(Err(no_such_method(&format!("/{other:?}")))),
         }
@@ -418,6 +435,10 @@ async fn answer_rare<C: Coordinator>(
         | Method::MemberUpdate
         | Method::MemberPromote
         | Method::MoveLeader => cluster::unary(service, method, headers, message).await,
+        Method::MachineList
+        | Method::MachinePrepare
+        | Method::MachineActivate
+        | Method::MachineRollback => machine::unary(service, method, headers, message).await,
         Method::Lock | Method::Unlock => lock::unary(service, method, headers, message).await,
         Method::Campaign | Method::Proclaim | Method::Leader | Method::Resign => {
             election::unary(service, method, headers, message).await

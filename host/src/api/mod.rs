@@ -27,6 +27,7 @@ mod kv;
 mod lease;
 mod listener;
 mod lock;
+mod machine;
 mod maintenance;
 mod prefixed;
 mod quota;
@@ -41,8 +42,8 @@ mod watch;
 mod wire;
 
 pub use coordinator::{
-    Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
-    SnapshotFile, Standing,
+    Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, NodeStatus, Proposed,
+    RequestError, SnapshotFile, Standing,
 };
 pub use listener::{BindError, Listeners, Purpose};
 pub use serve::{ServeError, Server, serve};
@@ -65,4 +66,6 @@ pub struct Settings {
     pub grpc: GrpcConfig,
     /// Shorter leases are granted this time.
     pub minimum_lease_ttl_s: i64,
+    /// Whether clients may replace the machine.
+    pub machine_upgrades: bool,
 }

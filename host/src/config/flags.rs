@@ -289,6 +289,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "Refuse changes of the membership that would endanger the quorum.",
     ),
     flag(
+        "machine-upgrades",
+        Clustering,
+        Boolean,
+        "false",
+        "Let clients replace the state machine (`instarctl machine`) even where this member serves them on addresses other than loopback. Whoever may do that may do anything to the data.",
+    ),
+    flag(
         "max-learners",
         Clustering,
         Unsigned32,

@@ -75,6 +75,8 @@ pub struct Config {
     /// Begin as the only member of the cluster, whatever the data says of others.
     pub force_new_cluster: bool,
     pub strict_reconfig_check: bool,
+    /// Whether clients may replace the machine wherever they are served.
+    pub machine_upgrades: bool,
     pub max_learners: u32,
     /// 0: etcd's default of 2 GiB; negative: no quota.
     pub quota_backend_bytes: i64,
@@ -231,6 +233,7 @@ impl Config {
             },
             force_new_cluster: boolean(given, "force-new-cluster"),
             strict_reconfig_check: boolean(given, "strict-reconfig-check"),
+            machine_upgrades: boolean(given, "machine-upgrades"),
             max_learners: unsigned32(given, "max-learners"),
             quota_backend_bytes: signed(given, "quota-backend-bytes"),
             auto_compaction: AutoCompaction::parse(

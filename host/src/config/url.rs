@@ -36,6 +36,12 @@ pub enum UrlError {
 }
 
 impl Url {
+    /// Whether only this machine's own processes reach it.
+    pub fn is_loopback(&self) -> bool {
+        let is_address = || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        self.is_socket || self.host == "localhost" || is_address()
+    }
+
     /// # Errors
     /// Says what is wrong with `text`.
     pub fn parse(text: &str) -> Result<Url, UrlError> {

@@ -19,12 +19,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openraft::entry::EntryPayload;
+use proto::instar::log::Slots;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::RequestError;
 use super::clock::ReplicatedClock;
 use super::digests::{Digest, Digests};
+use super::execution::Execution;
 use super::feed::{self, EventFeed};
 use super::membership::AppliedMembership;
 use super::observer::Observer;
@@ -33,8 +35,8 @@ use super::shard::Shards;
 use super::types::{Command, Entry, Origin, StoredMembership};
 use crate::limits;
 use crate::metrics::metrics;
-use crate::runtime::{self, Applied, Machine, Outcome, UpkeepError};
-use crate::storage::{AppliedId, Defragmentation, Mark, Overlay, State, View, snapshot};
+use crate::runtime::{self, Applied, Machine, Machines, Outcome, UpkeepError};
+use crate::storage::{AppliedId, Defragmentation, Mark, State, View, snapshot};
 
 /// How long applied entries may wait until the state on disk covers them. The log has them meanwhile.
 const DURABLE_INTERVAL: Duration = Duration::from_millis(500);
@@ -127,6 +129,9 @@ pub struct Applier {
     pub own_id: u64,
     pub state: State,
     pub machine: Machine,
+    pub machines: Arc<Machines>,
+    /// Which machines run, as the state has it.
+    pub slots: Slots,
     pub shards: Arc<Shards>,
     pub progress: Arc<Progress>,
     pub clock: Arc<ReplicatedClock>,
@@ -204,11 +209,8 @@ impl Applier {
             self.pass_over(&entries);
             return Ok(());
         }
-        let view = self.state.view();
-        let mut mark = view.mark().clone();
-        let keys = view.table_named(feed::KEYS);
         // A snapshot that was reinstalled may be ahead of what raft has handed out.
-        let covered = mark.applied.map(|applied| applied.index);
+        let covered = self.state.view().mark().applied.map(|applied| applied.index);
         if entries.first().is_some_and(|first| Some(first.log_id.index) <= covered) {
             let (before, behind) =
                 entries.into_iter().partition(|entry| Some(entry.log_id.index) <= covered);
@@ -218,21 +220,32 @@ impl Applier {
                 return Ok(());
             }
         }
-        let commands = commands_of(&entries, mark.time_ms);
         metrics().apply_batch_entries.observe(entries.len() as f64);
-        let timer = metrics().guest_apply_seconds.start_timer();
-        let Applied { overlay, outcomes } = self
-            .machine
-            .apply(Overlay::new(view), mark.revision, &commands)
-            .map_err(io::Error::other)?;
+        while !entries.is_empty() {
+            let timer = metrics().guest_apply_seconds.start_timer();
+            let execution = self.execute(&entries)?;
+            timer.observe_duration();
+            let behind = entries.split_off(execution.entries);
+            self.commit(&entries, execution)?;
+            entries = behind;
+        }
+        Ok(())
+    }
 
-        timer.observe_duration();
-        let digests = advance(&mut mark, &entries, &commands, &outcomes);
-        let membership = self.membership_after(&entries);
+    /// Makes part of the state what these entries, all of them, did.
+    fn commit(&mut self, entries: &[Entry], execution: Execution) -> io::Result<()> {
+        let Execution { commands, applied: Applied { overlay, outcomes }, switch, .. } = execution;
+        let view = self.state.view();
+        let mut mark = view.mark().clone();
+        let keys = view.table_named(feed::KEYS);
+        drop(view);
+        let digests = advance(&mut mark, entries, &commands, &outcomes);
+        let membership = self.membership_after(entries);
         if let Some(membership) = &membership {
             mark.membership = membership.encode();
         }
-        mark.machine = self.machine.digest();
+        let machine = switch.as_ref().map_or(&self.machine, |(machine, _)| machine);
+        mark.machine = machine.digest();
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
         let (time_ms, revision) = (mark.time_ms, mark.revision);
@@ -240,6 +253,9 @@ impl Applier {
         let timer = metrics().state_commit_seconds.start_timer();
         self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
         timer.observe_duration();
+        if let Some((machine, slots)) = switch {
+            self.switch(machine, slots);
+        }
 
         self.feed.publish(revision, events);
         self.clock.observe(time_ms);
@@ -332,6 +348,7 @@ impl Applier {
 
     fn install(&mut self, path: &Path) -> io::Result<()> {
         self.state.install_snapshot(path).map_err(io::Error::other)?;
+        self.follow_slots()?;
         rebuild(&self.machine, &mut self.state).map_err(io::Error::other)?;
         let view = self.state.view();
         let applied_index = view.mark().applied.map_or(0, |applied| applied.index);
@@ -366,7 +383,7 @@ pub fn rebuild(machine: &Machine, state: &mut State) -> Result<(), UpkeepError> 
 
 /// What the machine is to apply of an entry. A command that means something in one term only is none in another: every
 /// member sees the same two terms, so all of them pass it over.
-fn command_of(entry: &Entry) -> Option<&Command> {
+pub(super) fn command_of(entry: &Entry) -> Option<&Command> {
     match &entry.payload {
         EntryPayload::Normal(command) if is_in_term(command, entry) => Some(command),
         _ => None,
@@ -386,7 +403,7 @@ fn is_in_term(command: &Command, entry: &Entry) -> bool {
 }
 
 /// What the machine is given: times that never go back, whatever a leader stamped.
-fn commands_of(entries: &[Entry], mut time_ms: u64) -> Vec<runtime::Entry> {
+pub(super) fn commands_of(entries: &[Entry], mut time_ms: u64) -> Vec<runtime::Entry> {
     let command = |entry: &Entry| {
         let command = command_of(entry)?;
         time_ms = time_ms.max(command.time_ms);

@@ -291,7 +291,14 @@ mod tests {
         // A lease that is gone has no row.
         events.push(RowRef { table: LEASE, key: Bytes::from_static(b"\0\0\0\0\0\0\0\x05") });
         let response = Ok(Bytes::new());
-        let outcomes = [Outcome { response, revision: 9, events, task_pending: false, digest: 0 }];
+        let outcomes = [Outcome {
+            response,
+            revision: 9,
+            events,
+            task_pending: false,
+            is_fault: false,
+            digest: 0,
+        }];
 
         let feed = EventFeed::new(7, 1);
         assert!(feed.collect(&overlay, keys, &outcomes).is_none());

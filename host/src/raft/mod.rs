@@ -16,6 +16,7 @@ mod apply;
 mod change_messages;
 mod clock;
 mod digests;
+mod execution;
 mod feed;
 mod force_new_cluster;
 mod integrity;
@@ -23,6 +24,8 @@ mod join;
 mod lease_rounds;
 mod log_store;
 mod log_thread;
+mod machine_commands;
+mod machine_keeper;
 mod membership;
 mod membership_keeper;
 mod network;
@@ -48,6 +51,9 @@ pub use digests::Verdict;
 pub use feed::{Batches, EventBatch, EventFeed, WatchEvent, put_field};
 pub use join::{JoinError, Joined, join, was_started_before};
 pub use lease_rounds::{LeaseAnswer, LeaseAsk, LeaseRound, LeaseTime, LeaseTimes, PeerLeaseRound};
+pub use machine_commands::{
+    MachineDigest, blobs, component, name_of as machine_name, readiness, slots, with_host_tables,
+};
 pub use membership::{
     ChangePolicy, ChangeRefused, MemberRecord, MembershipChange, recorded_members,
 };

@@ -18,6 +18,7 @@ use super::apply::ApplyThread;
 use super::digests::Digests;
 use super::feed::EventFeed;
 use super::lease_rounds::{LeaseRound, PeerLeaseRound};
+use super::machine_keeper::MachineKeeper;
 use super::membership::{ChangePolicy, MemberRecord, MembershipChange};
 use super::membership_keeper::{Attempt, ChangeError, MembershipKeeper};
 use super::network::{OwnIdentity, Peers};
@@ -28,7 +29,7 @@ use super::state_machine::StateMachine;
 use super::types::{Member, Raft};
 use super::upkeep::Upkeep;
 use super::wiring::{Wiring, own_record};
-use crate::runtime::Machine;
+use crate::runtime::Machines;
 use crate::storage::{Log, LogState, State, Views};
 
 /// How long a leader that stops waits for another one to take over.
@@ -144,15 +145,16 @@ impl Node {
         options: NodeOptions,
         log: (Log, LogState),
         (state, views): (State, Views),
-        machine: Machine,
+        machines: Arc<Machines>,
         observers: Vec<Arc<dyn Observer>>,
         peer_listeners: Vec<TcpListener>,
     ) -> Result<Arc<Self>, StartError> {
         let (wiring, mut queues) = Wiring::new(&options, &views)?;
-        let (reader, peers_reader) = (machine.reader(), machine.reader());
+        let (reader, peers_reader) = (machines.reader(), machines.reader());
         let (log, recovered) = wiring.recover(&options, log, &views)?;
         let (log_store, log_handle) = wiring.start_log(log, recovered)?;
-        let (apply, apply_handle) = wiring.start_applying(&options, state, machine, observers)?;
+        let (apply, apply_handle) =
+            wiring.start_applying(&options, state, machines.clone(), observers)?;
         let state_machine =
             StateMachine::new(apply.clone(), views.clone(), wiring.progress.clone());
         let raft = wiring.start_raft(&options, log_store, state_machine).await?;
@@ -182,6 +184,14 @@ impl Node {
         wiring.spawn_proposing(&node, queues);
         let shard = wiring.shards.own();
         let progress = wiring.progress;
+        let keeper = MachineKeeper {
+            own_id: options.own.member_id,
+            machines,
+            views: views.clone(),
+            progress: progress.clone(),
+            shard: shard.clone(),
+        };
+        tokio::spawn(keeper.run());
         tokio::spawn(Upkeep { reader, views, progress, shard: shard.clone() }.run());
         tokio::spawn(async move { shard.run().await });
         tokio::spawn(node.membership.clone().run());

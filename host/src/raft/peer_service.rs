@@ -35,7 +35,7 @@ use super::types::{self, DecodeError, Raft, TypeConfig};
 use super::{integrity, read_index, snapshot_stream};
 use crate::limits;
 use crate::metrics::{member_label, metrics};
-use crate::runtime::Reader;
+use crate::runtime::ActiveReader;
 use crate::storage::Views;
 
 /// What answers the peers.
@@ -51,7 +51,7 @@ pub struct PeerService {
     pub digests: Arc<Digests>,
     pub views: Views,
     /// For the few queries of peers; never waited for long.
-    pub reader: Mutex<Reader>,
+    pub reader: Mutex<ActiveReader>,
     /// Who this member is to its peers, where it sends them something.
     pub peers: Arc<Peers>,
 }

@@ -82,6 +82,12 @@ impl Shard {
         self.submit(request, 0)?.await
     }
 
+    /// The same with a command of the host's own: `instar.log.HostCommand`.
+    pub async fn propose_for_host(&self, request: Bytes) -> Result<Outcome, RequestError> {
+        let command = Command { request, for_host: true, ..Command::default() };
+        self.hand_over(command)?.await
+    }
+
     /// Hands a command over at once, and gives the wait for its outcome. Commands of one shard that mean something in
     /// one term only come into the log in the order in which they were handed over.
     ///
@@ -91,6 +97,14 @@ impl Shard {
         &self,
         request: Bytes,
         only_in_term: u64,
+    ) -> Result<impl Future<Output = Result<Outcome, RequestError>> + Send + 'static, RequestError>
+    {
+        self.hand_over(Command { request, only_in_term, ..Command::default() })
+    }
+
+    fn hand_over(
+        &self,
+        command: Command,
     ) -> Result<impl Future<Output = Result<Outcome, RequestError>> + Send + 'static, RequestError>
     {
         let behind = self.progress.committed_index().saturating_sub(self.progress.applied_index());
@@ -106,7 +120,7 @@ impl Shard {
                 incarnation: self.incarnation,
                 request_id: (self.number << SHARD_SHIFT) | number,
             };
-            let command = Command { origin, time_ms: 0, request, only_in_term };
+            let command = Command { origin, ..command };
             outbox.push(Proposal { command, deadline });
             receiver
         };

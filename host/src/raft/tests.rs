@@ -21,7 +21,7 @@ use super::membership_keeper::ChangeError;
 use super::network::OwnIdentity;
 use super::node::{Ended, Node, NodeOptions};
 use super::types::{Member, Membership};
-use crate::runtime::{BUILT_IN, Machine, Runtime};
+use crate::runtime::{BUILT_IN, Machine, Machines, Runtime};
 use crate::storage::{Backends, DataDir, Identity, Log, State, Tables, Views, files};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -233,7 +233,7 @@ fn run(
             options,
             log,
             (state, views.clone()),
-            machine.clone(),
+            Machines::new(Runtime::new(None).expect("the engine starts"), machine.clone()),
             Vec::new(),
             vec![listener],
         ))

@@ -68,6 +68,8 @@ pub struct Command {
     pub request: Bytes,
     /// The only term in which it means anything; 0 stands for all of them.
     pub only_in_term: u64,
+    /// The request is the host's own command (`machine_commands`), and nothing for the machine.
+    pub for_host: bool,
 }
 
 impl fmt::Display for Command {
@@ -151,6 +153,7 @@ pub fn command_to_pb(command: &Command) -> pb::Command {
         time_ms: command.time_ms,
         request: command.request.clone(),
         only_in_term: command.only_in_term,
+        for_host: command.for_host,
     }
 }
 
@@ -165,6 +168,7 @@ pub fn command_from_pb(command: pb::Command) -> Command {
         time_ms: command.time_ms,
         request: command.request,
         only_in_term: command.only_in_term,
+        for_host: command.for_host,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::progress::Progress;
 use super::shard::Shard;
-use crate::runtime::{CallError, LocalFailure, QueryError, Reader};
+use crate::runtime::{ActiveReader, CallError, LocalFailure, QueryError};
 use crate::storage::Views;
 
 /// How often a leader with nothing to do looks again; what wakes it at once is an outcome that leaves work.
@@ -15,7 +15,7 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The task that asks the machine for its next command. It runs on the raft runtime.
 pub struct Upkeep {
-    pub reader: Reader,
+    pub reader: ActiveReader,
     pub views: Views,
     pub progress: Arc<Progress>,
     /// A shard of its own, whose runtime is raft's.

@@ -131,6 +131,7 @@ mod tests {
 
     fn outcome(revision: u64) -> Completion {
         Ok(Outcome {
+            is_fault: false,
             response: Ok(bytes::Bytes::new()),
             revision,
             events: Vec::new(),

@@ -21,6 +21,7 @@ use super::force_new_cluster::force_new_cluster;
 use super::lease_rounds::{LeaseRound, LeaseRounds, PeerLeaseRound};
 use super::log_store::{self, LogStore, Recovered};
 use super::log_thread::LogThread;
+use super::machine_commands;
 use super::membership::AppliedMembership;
 use super::membership_keeper::MembershipKeeper;
 use super::network::{Network, Peers};
@@ -34,7 +35,7 @@ use super::shard::{ShardLinks, Shards};
 use super::state_machine::{StateMachine, applied_state};
 use super::types::{self, Member, MemberAttributes, Raft};
 use crate::limits;
-use crate::runtime::{Machine, Reader};
+use crate::runtime::{ActiveReader, Machines};
 use crate::storage::{Log, LogState, State, Views};
 
 /// What the parts of a member share.
@@ -139,13 +140,16 @@ impl Wiring {
         &self,
         options: &NodeOptions,
         state: State,
-        machine: Machine,
+        machines: Arc<Machines>,
         observers: Vec<Arc<dyn Observer>>,
     ) -> io::Result<(ApplyThread, JoinHandle<()>)> {
+        let slots = machine_commands::slots(&*state.view()).map_err(io::Error::other)?;
         ApplyThread::start(Applier {
             own_id: options.own.member_id,
             state,
-            machine,
+            machine: machines.active(),
+            machines,
+            slots,
             shards: self.shards.clone(),
             progress: self.progress.clone(),
             clock: self.clock.clone(),
@@ -189,7 +193,7 @@ impl Wiring {
         options: &NodeOptions,
         node: &Node,
         views: &Views,
-        reader: Reader,
+        reader: ActiveReader,
         listeners: Vec<TcpListener>,
     ) -> io::Result<()> {
         let service = PeerService {

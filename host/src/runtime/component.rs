@@ -9,7 +9,7 @@ use wasmtime::{
 
 use super::{CONTRACT_PACKAGE, Description, Fault, RuntimeError, abi, imports::interface};
 use crate::{
-    limits::{MACHINE_NAME_BYTES, MACHINE_TABLES},
+    limits::{HOST_TABLES_FROM, MACHINE_NAME_BYTES, MACHINE_TABLES},
     storage::{TableId, TableKind, TableSpec},
 };
 
@@ -94,6 +94,9 @@ impl TryFrom<abi::Description> for Description {
         for table in &description.tables {
             if !is_name(&table.name) {
                 return invalid(format!("a table's name is {:?}", table.name));
+            }
+            if table.table >= HOST_TABLES_FROM {
+                return invalid(format!("its table {} has an id of the host's", table.name));
             }
             if !ids.insert(table.table) || !names.insert(&table.name) {
                 return invalid(format!(

@@ -22,6 +22,7 @@ mod host_state;
 mod imports;
 mod instance;
 mod machine;
+mod machines;
 #[cfg(any(feature = "native-guest", test))]
 #[cfg_attr(not(feature = "native-guest"), allow(dead_code, reason = "tests need a part of it"))]
 mod native;
@@ -39,6 +40,7 @@ pub use error::{
 pub use fuel::{Budget, Budgets};
 #[cfg(not(feature = "native-guest"))]
 pub use machine::{Machine, Runtime};
+pub use machines::{ActiveReader, Machines};
 #[cfg(feature = "native-guest")]
 pub use native::{Machine, Reader, Runtime};
 #[cfg(not(feature = "native-guest"))]

@@ -61,6 +61,7 @@ pub(super) fn accept(
         events: events.map(|(table, key)| RowRef { table, key: key.into() }).collect(),
         task_pending: claim.task_pending,
         digest: 0,
+        is_fault: false,
     };
     Ok(finish(outcome, overlay))
 }
@@ -75,8 +76,28 @@ pub(super) fn failed(fault: &Fault, overlay: &mut Overlay, before: u64) -> Outco
         events: Vec::new(),
         task_pending: false,
         digest: 0,
+        is_fault: true,
     };
     finish(outcome, overlay)
+}
+
+impl Outcome {
+    /// Of an entry that is the host's own, and wrote into the overlay what it had to.
+    pub fn of_host(
+        response: Result<Bytes, Rejection>,
+        overlay: &mut Overlay,
+        revision: u64,
+    ) -> Self {
+        let outcome = Outcome {
+            response,
+            revision,
+            events: Vec::new(),
+            task_pending: false,
+            digest: 0,
+            is_fault: false,
+        };
+        finish(outcome, overlay)
+    }
 }
 
 /// Checks the form of a refusal.

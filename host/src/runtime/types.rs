@@ -52,6 +52,8 @@ pub struct Outcome {
     pub task_pending: bool,
     /// XXH3-128 over the entry's writes, response, revision and events. Equal on all replicas.
     pub digest: u128,
+    /// Whether the machine failed on the entry, and the host answered in its place.
+    pub is_fault: bool,
 }
 
 /// What applying a batch gives.

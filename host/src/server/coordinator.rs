@@ -8,19 +8,20 @@ use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, RangeRequest, RangeResponse};
 use proto::instar::kv;
+use proto::instar::v1::Machines;
 use tokio::sync::Semaphore;
 
 use super::query_pool::QueryPool;
-use super::{database_snapshot, machine_requests};
+use super::{database_snapshot, machine_requests, machine_service};
 use crate::api::SnapshotFile;
 use crate::api::{
-    Alarm, AlarmKind, Answered, Coordinator, MemberInfo, NodeStatus, Proposed, RequestError,
-    Standing,
+    Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, NodeStatus, Proposed,
+    RequestError, Standing,
 };
 use crate::lease::Leases;
 use crate::metrics::metrics;
 use crate::raft::{self, ChangeError, MembershipChange, MoveLeaderError, Node, Shard, WatchEvent};
-use crate::runtime::{Admission, Answer, CallError, LocalFailure, QueryError, Reader};
+use crate::runtime::{self, ActiveReader, Admission, Answer, CallError, LocalFailure, QueryError};
 use crate::storage::Views;
 use crate::watch::{History, HistoryError, Hub};
 
@@ -32,6 +33,7 @@ const FIRST_REVISION: u64 = 1;
 pub struct Shared {
     pub node: Arc<Node>,
     pub views: Views,
+    pub machines: Arc<runtime::Machines>,
     /// Where a client's snapshot lies while it is sent.
     pub snapshot_directory: PathBuf,
     pub max_txn_ops: u32,
@@ -43,7 +45,7 @@ pub struct ClientCoordinator {
     pub shared: Shared,
     pub shard: Arc<Shard>,
     /// A warm instance, used by this runtime's thread alone: the lock is never waited for.
-    pub reader: Mutex<Reader>,
+    pub reader: Mutex<ActiveReader>,
     pub query_pool: QueryPool,
     pub leases: Leases,
     /// How many snapshots may be written at the same time.
@@ -52,7 +54,7 @@ pub struct ClientCoordinator {
 }
 
 impl ClientCoordinator {
-    fn with_reader<T>(&self, work: impl FnOnce(&mut Reader) -> T) -> T {
+    fn with_reader<T>(&self, work: impl FnOnce(&mut ActiveReader) -> T) -> T {
         work(&mut self.reader.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -270,6 +272,11 @@ impl Coordinator for ClientCoordinator {
             Err(ChangeError::Refused(refused)) => Err(refused.into()),
             Err(ChangeError::Request(error)) => Err(error.into()),
         }
+    }
+
+    async fn machine(&self, request: MachineRequest) -> Result<Machines, RequestError> {
+        self.check_service()?;
+        machine_service::serve(&self.shared, &self.shard, request).await
     }
 
     async fn move_leader(&self, to: u64) -> Result<(), RequestError> {

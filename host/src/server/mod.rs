@@ -8,6 +8,7 @@ mod coordinator;
 mod database_snapshot;
 mod integrity;
 mod machine_requests;
+mod machine_service;
 mod offline;
 mod query_pool;
 mod restore;
@@ -32,7 +33,7 @@ use crate::limits;
 use crate::raft::{
     self, ChangePolicy, Ended, JoinError, Node, NodeOptions, OwnIdentity, StartError,
 };
-use crate::runtime::{BUILT_IN, Machine, Runtime, RuntimeError, UpkeepError};
+use crate::runtime::{BUILT_IN, Machine, Machines, Runtime, RuntimeError, UpkeepError};
 use crate::storage::{DataDir, DataDirError, Identity, Log, State, StorageError, Views, files};
 use crate::watch::Hub;
 
@@ -83,12 +84,16 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         data_dir = %config.data_dir.display(),
         "starting"
     );
-    let machine = Runtime::new(Some(data.machines()))?.load(BUILT_IN)?;
+    let runtime = Runtime::new(Some(data.machines()))?;
+    let built_in = runtime.load(BUILT_IN)?;
     State::check(data.files(), &files())?;
     let log = Log::open(data.files(), &files())?;
-    let mut state = State::open(data.files(), &files(), &machine.description().tables)?;
+    let tables = raft::with_host_tables(&built_in.description().tables);
+    let mut state = State::open(data.files(), &files(), &tables)?;
+    let machine = active_machine(&runtime, built_in, &state)?;
     raft::rebuild(&machine, &mut state)?;
     note_machine(&state, &machine);
+    let machines = Machines::new(runtime, machine.clone());
     let views = state.views();
 
     let shards = std::thread::available_parallelism().map_or(1, usize::from);
@@ -99,7 +104,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         options,
         log,
         state: (state, views.clone()),
-        machine: machine.clone(),
+        machines: machines.clone(),
         keeper: keeper.clone(),
         peers,
         auto_compaction: config.auto_compaction,
@@ -114,11 +119,12 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let shared = Shared {
         node: raft.node.clone(),
         views,
+        machines: machines.clone(),
         snapshot_directory: data.snapshots(),
         max_txn_ops: config.max_txn_ops,
         request_timeout,
     };
-    let coordinators = coordinators(&shared, &machine, leases)?;
+    let coordinators = coordinators(&shared, leases)?;
     let settings = api::Settings {
         cluster_id: identity.cluster_id,
         member_id: identity.member_id,
@@ -128,6 +134,8 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         http: config.http.clone(),
         grpc: config.grpc.clone(),
         minimum_lease_ttl_s: minimum_lease_ttl_s(&config),
+        machine_upgrades: config.machine_upgrades
+            || config.listen_client_urls.iter().all(Url::is_loopback),
     };
     let server = api::serve(clients, coordinators, settings)?;
 
@@ -195,6 +203,23 @@ fn begins_cluster(config: &Config, identity: &Identity) -> bool {
     config.initial_cluster_state == ClusterState::New
         && config.initial_cluster.cluster_id == identity.cluster_id
         && config.member_id == identity.member_id
+}
+
+/// The machine that the state says is active; the one that is built in until it says so.
+fn active_machine(
+    runtime: &Runtime,
+    built_in: Machine,
+    state: &State,
+) -> Result<Machine, ServerError> {
+    let view = state.view();
+    let digest = view.mark().machine;
+    if digest == built_in.digest() {
+        return Ok(built_in);
+    }
+    match raft::component(&*view, &digest)? {
+        Some(component) => Ok(runtime.load(&component)?),
+        None => Ok(built_in),
+    }
 }
 
 /// Tells when the state was made by another machine than the one that is built in.
@@ -276,18 +301,17 @@ fn keep_leases(
 
 fn coordinators(
     shared: &Shared,
-    machine: &Machine,
     leases: impl Fn() -> Leases,
 ) -> Result<Vec<Arc<ClientCoordinator>>, ServerError> {
     let shards = shared.node.shard_count();
-    let query_pool = QueryPool::start(machine, shards)?;
+    let query_pool = QueryPool::start(&shared.machines, shards)?;
     let snapshots = Arc::new(Semaphore::new(limits::CLIENT_SNAPSHOTS));
     let coordinator = |(number, shard)| {
         Arc::new(ClientCoordinator {
             watches: Hub::new(shared.node.feed.clone(), number),
             shared: shared.clone(),
             shard,
-            reader: Mutex::new(machine.reader()),
+            reader: Mutex::new(shared.machines.reader()),
             query_pool: query_pool.clone(),
             leases: leases(),
             snapshots: snapshots.clone(),
@@ -348,7 +372,7 @@ struct RaftStart {
     options: NodeOptions,
     log: (Log, crate::storage::LogState),
     state: (State, Views),
-    machine: Machine,
+    machines: Arc<Machines>,
     keeper: Arc<Keeper>,
     peers: Listeners,
     auto_compaction: Option<AutoCompaction>,
@@ -368,11 +392,11 @@ impl RaftThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
             runtime.block_on(async {
-                let RaftStart { options, log, state, machine, keeper, peers, auto_compaction } =
+                let RaftStart { options, log, state, machines, keeper, peers, auto_compaction } =
                     start;
                 let views = state.1.clone();
                 let sockets = peers.into_sockets();
-                let node = Node::start(options, log, state, machine, vec![keeper], sockets).await;
+                let node = Node::start(options, log, state, machines, vec![keeper], sockets).await;
                 let running = node.as_ref().ok().cloned();
                 // The starting thread waits for exactly this one message.
                 drop(started.send(node));

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::limits;
 use crate::raft::RequestError;
-use crate::runtime::{Answer, Machine, QueryError, Reader};
+use crate::runtime::{ActiveReader, Answer, Machines, QueryError};
 use crate::storage::View;
 
 struct Job {
@@ -25,11 +25,11 @@ pub struct QueryPool {
 
 impl QueryPool {
     /// Starts `threads` threads, each with a warm instance of the machine.
-    pub fn start(machine: &Machine, threads: usize) -> io::Result<Self> {
+    pub fn start(machines: &Arc<Machines>, threads: usize) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>(limits::QUERY_POOL_JOBS);
         let queue = Arc::new(Mutex::new(queue));
         for number in 0..threads {
-            let reader = machine.reader();
+            let reader = machines.reader();
             let queue = queue.clone();
             std::thread::Builder::new()
                 .name(format!("query-{number}"))
@@ -53,7 +53,7 @@ impl QueryPool {
     }
 }
 
-fn work(mut reader: Reader, queue: &Mutex<mpsc::Receiver<Job>>) {
+fn work(mut reader: ActiveReader, queue: &Mutex<mpsc::Receiver<Job>>) {
     loop {
         // Whoever holds the lock waits for the next job; the others wait for the lock.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();

@@ -24,7 +24,7 @@ impl StorageError {
         Self::Io { file: file.to_owned(), reason: error.to_string() }
     }
 
-    pub(super) fn corrupt(file: &str, reason: impl std::fmt::Display) -> Self {
+    pub fn corrupt(file: &str, reason: impl std::fmt::Display) -> Self {
         Self::Corrupt { file: file.to_owned(), reason: reason.to_string() }
     }
 

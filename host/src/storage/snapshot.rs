@@ -179,7 +179,7 @@ impl SnapshotReader {
         self.mark =
             Mark::decode(&mark).ok_or_else(|| self.bad("its mark is of no known version"))?;
         let count = self.number()?;
-        if count as usize > limits::MACHINE_TABLES {
+        if count as usize > limits::STATE_TABLES {
             return Err(self.bad(&format!("{count} tables are more than a machine may have")));
         }
         for _ in 0..count {

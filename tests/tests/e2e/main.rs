@@ -10,6 +10,7 @@ mod hostile;
 mod leases;
 mod linearizability;
 mod locks;
+mod machines;
 mod maintenance;
 mod membership;
 mod membership_differential;
@@ -83,6 +84,8 @@ const CASES: &[Case] = &tests::cases![
     leases::under_kills_and_pauses,
     leases::survive_restarts_and_snapshots,
     leases::a_hundred_thousand_at_once,
+    machines::switched_under_load,
+    machines::refusals,
     maintenance::alarms_are_etcds,
     maintenance::a_full_database,
     maintenance::a_fresh_member_is_small,

@@ -93,6 +93,10 @@ impl Coordinator for Nothing {
         Ok(Vec::new())
     }
 
+    async fn machine(&self, _: MachineRequest) -> Result<Machines, RequestError> {
+        Ok(Machines::default())
+    }
+
     async fn move_leader(&self, _: u64) -> Result<(), RequestError> {
         Ok(())
     }

@@ -18,9 +18,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use proto::etcdserverpb as pb;
 use proto::instar::kv;
+use proto::instar::v1::Machines;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::coordinator::MachineRequest;
 use super::{
     Alarm, Answered, Coordinator, Listeners, MemberInfo, NodeStatus, Proposed, RequestError,
     Server, Settings, SnapshotFile, Standing, serve,
@@ -54,6 +56,7 @@ pub(super) const SETTINGS: Settings = Settings {
         watch_progress_notify_interval: Duration::from_secs(600),
     },
     minimum_lease_ttl_s: 2,
+    machine_upgrades: true,
 };
 
 /// A key of which `query` and `propose` do not answer until `release` is notified.
@@ -302,6 +305,10 @@ impl Coordinator for Fake {
             MembershipChange::Add { .. } => Ok(self.members()),
             _ => Err(ChangeRefused::MemberNotFound.into()),
         }
+    }
+
+    async fn machine(&self, _: MachineRequest) -> Result<Machines, RequestError> {
+        Ok(Machines::default())
     }
 
     async fn move_leader(&self, to: u64) -> Result<(), RequestError> {

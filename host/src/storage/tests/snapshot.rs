@@ -141,7 +141,7 @@ fn a_malicious_snapshot_is_refused() {
     refuse("out of order");
     make(&[(u32::MAX, "end")], &[]);
     refuse("out of order");
-    make(&vec![(1, "many"); 65], &[]);
+    make(&vec![(1, "many"); crate::limits::STATE_TABLES + 1], &[]);
     refuse("more than");
     make(&tables, &[[number(ROWS), number(u32::MAX), number(0)].concat()]);
     refuse("more than there are");

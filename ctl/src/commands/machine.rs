@@ -1,0 +1,113 @@
+//! `machine`: which state machine runs, and putting another one in its place.
+
+use bytes::Bytes;
+use proto::instar::v1 as pb;
+
+use super::{ask, connect};
+use crate::command_line::Invocation;
+use crate::failure::Failure;
+use crate::output::{Answer, Format, line};
+
+/// What one message of a component carries.
+const CHUNK_BYTES: usize = 256 << 10;
+
+pub async fn list(mut invocation: Invocation) -> Result<(), Failure> {
+    if !invocation.arguments.is_empty() {
+        return Err(Failure::arguments("machine list command accepts no arguments"));
+    }
+    let (client, output) = connect(&mut invocation).await?;
+    let machines = ask!(client, Reading, machine.list(pb::ListRequest {}))?;
+    output.print(&Answer::Machines(machines))
+}
+
+pub async fn put(mut invocation: Invocation) -> Result<(), Failure> {
+    let [path] = invocation.arguments.as_slice() else {
+        return Err(Failure::arguments(
+            "machine put command needs 1 argument, the component's file",
+        ));
+    };
+    let component = std::fs::read(path)
+        .map(Bytes::from)
+        .map_err(|error| Failure::error(format!("cannot read {path}: {error}")))?;
+    let (client, output) = connect(&mut invocation).await?;
+    let chunk = |at| {
+        let end = component.len().min(at + CHUNK_BYTES);
+        pb::PutRequest { data: component.slice(at..end) }
+    };
+    let chunks: Vec<_> = (0..component.len()).step_by(CHUNK_BYTES).map(chunk).collect();
+    let response = client
+        .call(crate::client::Repeat::Never, |connection| {
+            let (mut service, chunks) = (client.machine(connection), chunks.clone());
+            async move { service.put(tokio_stream::iter(chunks)).await }
+        })
+        .await?;
+    let machines = response.machines.unwrap_or_default();
+    if output.format == Format::Simple {
+        let name = name_of(&response.digest);
+        line(&name)?;
+        return line(format!("Next: instarctl machine prepare {name}"));
+    }
+    output.print(&Answer::Machines(machines))
+}
+
+pub async fn prepare(mut invocation: Invocation) -> Result<(), Failure> {
+    let digest = digest(&invocation, "prepare")?;
+    let (client, output) = connect(&mut invocation).await?;
+    let request = pb::PrepareRequest { digest };
+    let machines = ask!(client, Never, machine.prepare(request))?;
+    output.print(&Answer::Machines(machines))
+}
+
+pub async fn activate(mut invocation: Invocation) -> Result<(), Failure> {
+    let digest = digest(&invocation, "activate")?;
+    let expected_active = expected(&mut invocation)?;
+    let (client, output) = connect(&mut invocation).await?;
+    let request = pb::ActivateRequest { digest, expected_active };
+    let machines = ask!(client, Never, machine.activate(request))?;
+    output.print(&Answer::Machines(machines))
+}
+
+pub async fn rollback(mut invocation: Invocation) -> Result<(), Failure> {
+    if !invocation.arguments.is_empty() {
+        return Err(Failure::arguments("machine rollback command accepts no arguments"));
+    }
+    let expected_active = expected(&mut invocation)?;
+    let (client, output) = connect(&mut invocation).await?;
+    let request = pb::RollbackRequest { expected_active };
+    let machines = ask!(client, Never, machine.rollback(request))?;
+    output.print(&Answer::Machines(machines))
+}
+
+/// The machine that is to be replaced, if it is named.
+fn expected(invocation: &mut Invocation) -> Result<Bytes, Failure> {
+    match invocation.text("expect") {
+        text if text.is_empty() => Ok(Bytes::new()),
+        text => parse(&text),
+    }
+}
+
+fn digest(invocation: &Invocation, command: &str) -> Result<Bytes, Failure> {
+    match invocation.arguments.as_slice() {
+        [digest] => parse(digest),
+        _ => {
+            let message = format!("machine {command} command needs 1 argument, sha256:<digest>");
+            Err(Failure::arguments(message).with_hint("`machine put` and `machine list` show it"))
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<Bytes, Failure> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let byte = |at| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
+    bytes.filter(|bytes| bytes.len() == 32).map(Bytes::from).ok_or_else(|| {
+        Failure::arguments(format!("{text:?} is no digest of a machine: sha256: and 64 digits"))
+            .with_hint("`machine list` shows those that are there")
+    })
+}
+
+/// As the other commands take it.
+pub fn name_of(digest: &[u8]) -> String {
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}

@@ -1,0 +1,94 @@
+//! The Machine service: which state machine runs, and how another one takes its place.
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use prost::Message;
+use proto::instar::v1 as pb;
+use sha2::{Digest, Sha256};
+
+use super::call::Gone;
+use super::coordinator::{Coordinator, MachineRequest};
+use super::grpc::{Method, Service, check_metadata};
+use super::kv::{decode, decode_streamed};
+use super::status::{Code, Status};
+use super::streams::{Requests, Responses};
+use super::wire::Frame;
+use crate::limits;
+
+/// Whoever may replace the machine may do anything to the data.
+fn check_right<C>(service: &Service<C>) -> Result<(), Status> {
+    if service.settings.machine_upgrades {
+        return Ok(());
+    }
+    let message = "instar: this member serves clients on public addresses, where anybody could replace the machine: \
+                   start the members with --machine-upgrades to allow it";
+    Err(Status::new(Code::PermissionDenied, message))
+}
+
+pub(super) async fn unary<C: Coordinator>(
+    service: &Service<C>,
+    method: Method,
+    headers: &HeaderMap,
+    message: &Bytes,
+) -> Result<Frame, Status> {
+    let request = match method {
+        Method::MachinePrepare => {
+            MachineRequest::Prepare(decode::<pb::PrepareRequest>(message)?.digest)
+        }
+        Method::MachineActivate => {
+            let pb::ActivateRequest { digest, expected_active } = decode(message)?;
+            MachineRequest::Activate { digest, expected_active }
+        }
+        Method::MachineRollback => {
+            let pb::RollbackRequest { expected_active } = decode(message)?;
+            MachineRequest::Rollback { expected_active }
+        }
+        _ => MachineRequest::List,
+    };
+    check_metadata(service.coordinator.standing(), headers, false)?;
+    if matches!(method, Method::MachineActivate | Method::MachineRollback) {
+        check_right(service)?;
+    }
+    let machines = service.coordinator.machine(request).await?;
+    Ok(Frame::plain(machines.encode_to_vec().into()))
+}
+
+/// Machine.Put: one answer once the whole component is in the state.
+pub(super) async fn put<C: Coordinator>(
+    service: &Service<C>,
+    headers: &HeaderMap,
+    requests: &mut Requests<'_>,
+    responses: &mut Responses<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let checked = check_metadata(service.coordinator.standing(), headers, false)
+        .and_then(|()| check_right(service));
+    if let Err(status) = checked {
+        return Ok(Err(status));
+    }
+    let mut component = BytesMut::new();
+    loop {
+        let message = match requests.next().await {
+            Ok(Some(message)) => message,
+            Ok(None) => break,
+            Err(status) => return Ok(Err(status)),
+        };
+        match decode_streamed::<pb::PutRequest>(&message) {
+            Ok(request) => component.extend_from_slice(&request.data),
+            Err(status) => return Ok(Err(status)),
+        }
+        if component.len() > limits::COMPONENT_BYTES {
+            let limit = limits::COMPONENT_BYTES;
+            let message = format!("instar: the component has more than the {limit} bytes allowed");
+            return Ok(Err(Status::new(Code::InvalidArgument, message)));
+        }
+    }
+    let component = component.freeze();
+    let digest = Bytes::copy_from_slice(&Sha256::digest(&component));
+    let machines = match service.coordinator.machine(MachineRequest::Put(component)).await {
+        Ok(machines) => machines,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    let response = pb::PutResponse { digest, machines: Some(machines) };
+    responses.send(Frame::plain(response.encode_to_vec().into())).await?;
+    Ok(Ok(()))
+}

@@ -1,0 +1,135 @@
+//! Has every machine whose component is in the state compiled, and tells the cluster.
+//!
+//! It follows the state and nothing else, so a member that starts, joins, or was sent a snapshot does the same. What it
+//! says goes through the log: an activation counts on no member's word but that which all have read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::instar::log as pb;
+use proto::instar::log::host_command::Kind;
+
+use super::machine_commands::{self, MachineDigest};
+use super::progress::Progress;
+use super::shard::Shard;
+use crate::runtime::{Description, Machine, Machines};
+use crate::storage::{StorageError, Views};
+
+/// How long it rests after it looked at the state.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// The task. It runs on the raft runtime.
+pub struct MachineKeeper {
+    pub own_id: u64,
+    pub machines: Arc<Machines>,
+    pub views: Views,
+    pub progress: Arc<Progress>,
+    pub shard: Arc<Shard>,
+}
+
+impl MachineKeeper {
+    pub async fn run(self) {
+        let mut found: BTreeMap<MachineDigest, pb::Ready> = BTreeMap::new();
+        loop {
+            if let Err(error) = self.look(&mut found).await {
+                self.progress.fail(error.to_string());
+                return;
+            }
+            let applied_index = self.progress.applied_index();
+            tokio::time::sleep(INTERVAL).await;
+            self.progress.wait_applied(applied_index + 1).await;
+        }
+    }
+
+    async fn look(
+        &self,
+        found: &mut BTreeMap<MachineDigest, pb::Ready>,
+    ) -> Result<(), StorageError> {
+        let blobs = machine_commands::blobs(&*self.views.latest())?;
+        found.retain(|digest, _| blobs.contains_key(digest));
+        self.machines.retain(|digest| blobs.contains_key(digest));
+        for digest in blobs.keys() {
+            if !found.contains_key(digest) {
+                let component = machine_commands::component(&*self.views.latest(), digest)?;
+                let Some(component) = component else { continue };
+                found.insert(*digest, self.try_out(*digest, component).await);
+            }
+            let told = machine_commands::readiness(&*self.views.latest(), digest)?;
+            if let Some(ready) = found.get(digest)
+                && told.get(&self.own_id) != Some(ready)
+            {
+                self.tell(ready.clone()).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, ready: pb::Ready) {
+        let command = pb::HostCommand { kind: Some(Kind::Ready(ready)) };
+        if let Err(error) = self.shard.propose_for_host(command.encode_to_vec().into()).await {
+            tracing::debug!(%error, "the cluster is to be told of a machine again");
+        }
+    }
+
+    /// Compiles on a thread that may take its time.
+    async fn try_out(&self, digest: MachineDigest, component: Vec<u8>) -> pb::Ready {
+        let machines = self.machines.clone();
+        let compiling = move || match machines.compiled(&digest) {
+            Some(machine) => Ok(machine),
+            None => machines.compile(&component).map_err(|error| error.to_string()),
+        };
+        let compiled = tokio::task::spawn_blocking(compiling).await;
+        let compiled = compiled.unwrap_or_else(|_| Err("the compiler gave up".to_owned()));
+        let active = self.machines.active();
+        let accepted = compiled.and_then(|machine| {
+            check_successor(digest, &machine, active.description()).map(|()| machine)
+        });
+        let about = |refusal: String, description: Option<&Description>| pb::Ready {
+            digest: Bytes::copy_from_slice(&digest),
+            member_id: self.own_id,
+            refusal,
+            name: description.map(|it| it.name.clone()).unwrap_or_default(),
+            version: description.map(|it| it.version.clone()).unwrap_or_default(),
+            schema_version: description.map_or(0, |it| it.schema_version),
+        };
+        match accepted {
+            Ok(machine) => {
+                let description = machine.description();
+                tracing::info!(
+                    machine = machine_commands::name_of(&digest),
+                    version = description.version,
+                    "a machine is compiled"
+                );
+                about(String::new(), Some(description))
+            }
+            Err(refusal) => about(refusal, None),
+        }
+    }
+}
+
+/// Whether a machine can go on with the state of another one.
+fn check_successor(
+    digest: MachineDigest,
+    machine: &Machine,
+    active: &Description,
+) -> Result<(), String> {
+    let description = machine.description();
+    if machine.digest() != digest {
+        return Err("the component is not the one that its digest names; put it again".to_owned());
+    }
+    if description.name != active.name {
+        let (own, other) = (&description.name, &active.name);
+        return Err(format!("it is named {own:?}, and the machine that runs {other:?}"));
+    }
+    if description.tables != active.tables || description.schema_version != active.schema_version {
+        let (own, other) = (description.schema_version, active.schema_version);
+        return Err(format!(
+            "it has schema {own}, or other tables, and the machine that runs has schema {other}; this version of \
+             Instar switches only between machines of one schema"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! What operators ask of machines: bringing one into the state, waiting until everyone has it, and switching.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::instar::log as log_pb;
+use proto::instar::log::host_command::Kind;
+use proto::instar::v1 as pb;
+use sha2::{Digest, Sha256};
+
+use super::coordinator::Shared;
+use crate::api::{MachineRequest, RequestError};
+use crate::limits;
+use crate::raft::{self, MachineDigest, Shard};
+use crate::runtime::{BUILT_IN, Machines, Rejection};
+
+/// How often it is looked whether the voters are ready.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long they may take: as long as a slow machine compiles.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// gRPC's codes.
+const INVALID_ARGUMENT: u32 = 3;
+const DEADLINE_EXCEEDED: u32 = 4;
+const NOT_FOUND: u32 = 5;
+const FAILED_PRECONDITION: u32 = 9;
+
+fn refuse(code: u32, message: impl std::fmt::Display) -> RequestError {
+    RequestError::Rejected(Rejection { code, message: format!("instar: {message}") })
+}
+
+fn broken(error: impl std::fmt::Display) -> RequestError {
+    RequestError::Unavailable(error.to_string())
+}
+
+/// Serves one request. All are answered with how it stands afterwards.
+pub async fn serve(
+    shared: &Shared,
+    shard: &Shard,
+    request: MachineRequest,
+) -> Result<pb::Machines, RequestError> {
+    match request {
+        MachineRequest::List => shard.read_index().await?,
+        MachineRequest::Put(component) => put(shared, shard, component).await?,
+        MachineRequest::Prepare(digest) => {
+            shard.read_index().await?;
+            prepare(shared, digest_of(&digest)?).await?;
+        }
+        MachineRequest::Activate { digest, expected_active } => {
+            let digest = Bytes::copy_from_slice(&digest_of(&digest)?);
+            let expected_active = or_active(shared, shard, expected_active).await?;
+            propose(shard, Kind::Activate(log_pb::Activate { digest, expected_active })).await?;
+        }
+        MachineRequest::Rollback { expected_active } => {
+            let expected_active = or_active(shared, shard, expected_active).await?;
+            propose(shard, Kind::Rollback(log_pb::Rollback { expected_active })).await?;
+        }
+    }
+    list(shared)
+}
+
+async fn or_active(shared: &Shared, shard: &Shard, expected: Bytes) -> Result<Bytes, RequestError> {
+    if expected.is_empty() {
+        shard.read_index().await?;
+        return Ok(Bytes::copy_from_slice(&shared.machines.active().digest()));
+    }
+    Ok(expected)
+}
+
+fn digest_of(bytes: &[u8]) -> Result<MachineDigest, RequestError> {
+    bytes.try_into().map_err(|_| refuse(INVALID_ARGUMENT, "a machine's digest has 32 bytes"))
+}
+
+async fn propose(shard: &Shard, kind: Kind) -> Result<(), RequestError> {
+    let command = log_pb::HostCommand { kind: Some(kind) }.encode_to_vec();
+    let outcome = shard.propose_for_host(command.into()).await?;
+    outcome.response.map(drop).map_err(RequestError::Rejected)
+}
+
+/// Checks and compiles the component here before any of it goes to the log. The active machine's component goes with the
+/// first, so that there is a way back.
+async fn put(shared: &Shared, shard: &Shard, component: Bytes) -> Result<(), RequestError> {
+    let machines = shared.machines.clone();
+    check(machines, component.clone()).await?;
+    shard.read_index().await?;
+    let digest: MachineDigest = Sha256::digest(BUILT_IN).into();
+    if shared.machines.active().digest() == digest {
+        send(shared, shard, digest, &Bytes::from_static(BUILT_IN)).await?;
+    }
+    send(shared, shard, Sha256::digest(&component).into(), &component).await
+}
+
+async fn check(machines: Arc<Machines>, component: Bytes) -> Result<(), RequestError> {
+    let compiling = tokio::task::spawn_blocking(move || machines.compile(&component));
+    match compiling.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(refuse(INVALID_ARGUMENT, error)),
+        Err(_) => Err(RequestError::Stopped),
+    }
+}
+
+async fn send(
+    shared: &Shared,
+    shard: &Shard,
+    digest: MachineDigest,
+    component: &Bytes,
+) -> Result<(), RequestError> {
+    let view = shared.views.latest();
+    let known = raft::blobs(&*view).map_err(broken)?;
+    let mut offset = known.get(&digest).map_or(0, |blob| blob.received_bytes as usize);
+    drop(view);
+    while offset < component.len() {
+        let end = component.len().min(offset + limits::MACHINE_CHUNK_BYTES);
+        let chunk = log_pb::PutChunk {
+            digest: Bytes::copy_from_slice(&digest),
+            size_bytes: component.len() as u64,
+            offset: offset as u64,
+            data: component.slice(offset..end),
+        };
+        propose(shard, Kind::PutChunk(chunk)).await?;
+        offset = end;
+    }
+    Ok(())
+}
+
+/// Waits until every voter has said that it is ready.
+async fn prepare(shared: &Shared, digest: MachineDigest) -> Result<(), RequestError> {
+    let deadline = tokio::time::Instant::now() + PREPARE_TIMEOUT;
+    loop {
+        let machines = list(shared)?;
+        let component = machines.components.iter().find(|it| it.digest == digest.as_slice());
+        let Some(component) = component.filter(|it| it.received_bytes == it.size_bytes) else {
+            let name = raft::machine_name(&digest);
+            return Err(refuse(
+                NOT_FOUND,
+                format!("{name} is not there, or not whole: put it first"),
+            ));
+        };
+        if let Some(voter) = component.voters.iter().find(|voter| !voter.refusal.is_empty()) {
+            let (id, reason) = (voter.member_id, &voter.refusal);
+            let message = format!("member {id:x} cannot run this machine: {reason}");
+            return Err(refuse(FAILED_PRECONDITION, message));
+        }
+        let Some(late) = component.voters.iter().find(|voter| !voter.ready) else { return Ok(()) };
+        if tokio::time::Instant::now() >= deadline {
+            let message = format!(
+                "member {:x} has not compiled the machine in time: see whether it runs, and prepare again",
+                late.member_id
+            );
+            return Err(refuse(DEADLINE_EXCEEDED, message));
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+fn list(shared: &Shared) -> Result<pb::Machines, RequestError> {
+    let view = shared.views.latest();
+    let slots = raft::slots(&*view).map_err(broken)?;
+    let mut components = Vec::new();
+    for (digest, blob) in raft::blobs(&*view).map_err(broken)? {
+        let readiness = raft::readiness(&*view, &digest).map_err(broken)?;
+        let described = readiness.values().find(|ready| ready.refusal.is_empty()).cloned();
+        let described = described.unwrap_or_default();
+        let voter = |id: u64| {
+            let told = readiness.get(&id);
+            let refusal = told.map(|ready| ready.refusal.clone()).unwrap_or_default();
+            pb::Readiness { member_id: id, ready: told.is_some() && refusal.is_empty(), refusal }
+        };
+        let members = shared.node.members();
+        let voters = members.iter().filter(|member| !member.is_learner);
+        components.push(pb::Component {
+            digest: Bytes::copy_from_slice(&digest),
+            name: described.name,
+            version: described.version,
+            schema_version: described.schema_version,
+            size_bytes: blob.size_bytes,
+            received_bytes: blob.received_bytes,
+            voters: voters.map(|member| voter(member.id)).collect(),
+        });
+    }
+    let active = match slots.active.is_empty() {
+        true => Bytes::copy_from_slice(&shared.machines.active().digest()),
+        false => slots.active,
+    };
+    Ok(pb::Machines {
+        active,
+        previous: slots.previous,
+        on_probation: slots.on_probation,
+        components,
+    })
+}
