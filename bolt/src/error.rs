@@ -69,8 +69,12 @@ pub enum Damage {
     Count { count: u64 },
     #[error("a branch page without elements")]
     EmptyBranch,
+    #[error("a leaf page without elements, below a branch")]
+    EmptyLeaf,
     #[error("element {at} reaches outside of it")]
     Element { at: usize },
+    #[error("the content of element {at} does not follow what stands before it")]
+    Gap { at: usize },
     #[error("element {at} has a key of {bytes} bytes")]
     KeyLength { at: usize, bytes: usize },
     #[error("the key of element {at} is not in order")]

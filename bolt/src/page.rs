@@ -121,6 +121,27 @@ pub fn branch_element(page: &[u8], at: usize) -> Result<(&[u8], u64), Damage> {
     Ok((key, u64_at(page, head + 8)))
 }
 
+/// Keys and values stand one behind the other, from the end of the heads on: so a length, a place or a number of
+/// elements that was changed is found, for pages have no checksum.
+pub fn check_contiguous(page: &[u8], kind: Kind, count: usize) -> Result<(), Damage> {
+    let mut end = HEADER_BYTES + count * ELEMENT_BYTES;
+    for at in 0..count {
+        let head = HEADER_BYTES + at * ELEMENT_BYTES;
+        let (position, bytes) = match kind {
+            Kind::Branch => (u32_at(page, head), branch_element(page, at)?.0.len()),
+            _ => {
+                let LeafElement { key, value, .. } = leaf_element(page, at)?;
+                (u32_at(page, head + 4), key.len() + value.len())
+            }
+        };
+        if head + position as usize != end {
+            return Err(Damage::Gap { at });
+        }
+        end += bytes;
+    }
+    Ok(())
+}
+
 fn check_key(key: &[u8], at: usize) -> Result<(), Damage> {
     match key.len() {
         1..=KEY_BYTES_MAX => Ok(()),

@@ -6,7 +6,8 @@
 use crate::DEPTH_MAX;
 use crate::error::{Damage, ReadError};
 use crate::page::{
-    ELEMENT_BYTES, HEADER_BYTES, Header, Kind, LeafElement, branch_element, leaf_element, u16_at,
+    ELEMENT_BYTES, HEADER_BYTES, Header, Kind, LeafElement, branch_element, check_contiguous,
+    leaf_element, u16_at,
 };
 use crate::reader::{Database, Used};
 use crate::source::Source;
@@ -71,12 +72,17 @@ impl<'a, S: Source> Rows<'a, S> {
         reason = "a row is borrowed from its page, which an Iterator's item cannot be"
     )]
     pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>, ReadError> {
+        Ok(self.next_on_page()?.map(|(_, key, value)| (key, value)))
+    }
+
+    /// The next row behind the number of its page: for whoever has to say where a row is that makes no sense.
+    pub fn next_on_page(&mut self) -> Result<Option<(u64, &[u8], &[u8])>, ReadError> {
         match self.step()? {
             None => Ok(None),
             Some(step) if step.element.is_bucket => {
                 Err(ReadError::at(step.page, Damage::Nested { at: step.at }))
             }
-            Some(step) => Ok(Some((step.element.key, step.element.value))),
+            Some(step) => Ok(Some((step.page, step.element.key, step.element.value))),
         }
     }
 
@@ -148,6 +154,8 @@ impl<'a, S: Source> Rows<'a, S> {
         let first = match (header.kind, place.count) {
             (Kind::Branch, 0) => return Err(damaged(Damage::EmptyBranch)),
             (Kind::Branch, _) => Some(branch_element(&place.bytes, 0).map_err(damaged)?.0),
+            // Only the root of a tree without rows is empty.
+            (Kind::Leaf, 0) if least.is_some() => return Err(damaged(Damage::EmptyLeaf)),
             (Kind::Leaf, 0) => None,
             (Kind::Leaf, _) => Some(leaf_element(&place.bytes, 0).map_err(damaged)?.key),
             _ => return Err(damaged(wrong_type(&place.bytes))),
@@ -155,6 +163,7 @@ impl<'a, S: Source> Rows<'a, S> {
         if first.is_some_and(|first| least.is_some_and(|least| first < least)) {
             return Err(damaged(Damage::Order { at: 0 }));
         }
+        check_contiguous(&place.bytes, header.kind, place.count).map_err(damaged)?;
         if header.kind == Kind::Leaf {
             self.leaf = place;
             return Ok(());
@@ -174,6 +183,7 @@ impl<'a, S: Source> Rows<'a, S> {
             return Err(damaged(wrong_type(&bytes)));
         }
         let count = count(&header, &bytes).map_err(damaged)?;
+        check_contiguous(&bytes, Kind::Leaf, count).map_err(damaged)?;
         self.leaf = Place { id, bytes, count, next: 0, below: None };
         Ok(())
     }

@@ -147,6 +147,10 @@ fn damage_is_named_with_its_page() {
     assert_eq!(damage(edit(3, 16 + 4, &[255; 4])), (3, Damage::Element { at: 0 }));
     assert_eq!(damage(edit(3, 16 + 8, &[0; 4])), (3, Damage::KeyLength { at: 0, bytes: 0 }));
     assert_eq!(damage(edit(3, 32 + 4, &[255; 4])), (3, Damage::Element { at: 1 }));
+    // One element less, and one whose value is a byte shorter.
+    assert_eq!(damage(edit(3, 10, &[whole[3 * PAGE_BYTES + 10] - 1])), (3, Damage::Gap { at: 0 }));
+    assert_eq!(damage(edit(3, 10, &[0, 0])), (3, Damage::EmptyLeaf));
+    assert_eq!(damage(edit(3, 16 + 12, &[19])), (3, Damage::Gap { at: 1 }));
     assert_eq!(damage(edit(2, 8, &[2])).1, Damage::Type { flags: 2, wanted: "a free list" });
     assert_eq!(damage(edit(2, 10, &[1])).1, Damage::Outside { pages: pages as u64 });
     let free: Vec<u8> = [&[1, 0, 0, 0, 0, 0][..], &3u64.to_le_bytes()].concat();
@@ -204,13 +208,15 @@ fn other_page_sizes_are_read() {
 fn corpus() -> Vec<Vec<u8>> {
     let etcd = include_bytes!("../corpus/etcd-3.7.1.db").to_vec();
     let inline = include_bytes!("../corpus/etcd-3.7.1-auth.db").to_vec();
-    vec![etcd, inline, sample(), written(&vec![named("key", numbered(3, 9000))])]
+    let history = include_bytes!("../corpus/etcd-3.7.1-history.db").to_vec();
+    let instar = include_bytes!("../corpus/instar-history.db").to_vec();
+    vec![etcd, inline, history, instar, sample(), written(&vec![named("key", numbered(3, 9000))])]
 }
 
 #[test]
 fn etcds_files_are_read() {
     let mut files = corpus();
-    for file in files.drain(..2) {
+    for file in files.drain(..4) {
         let database = Database::open(file).expect("a database");
         database.verify().expect("sound");
         let buckets = read(&database).expect("rows");

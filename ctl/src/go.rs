@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use host::config::DurationError;
 
 /// `strconv.ParseInt` and `ParseUint`, with their words for what is wrong.
 pub fn parse_signed(text: &str, base: u32) -> Result<i64, String> {
@@ -41,56 +42,17 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-const UNITS: [(&str, f64); 8] = [
-    ("ns", 1.0),
-    ("us", 1e3),
-    ("\u{b5}s", 1e3),
-    ("\u{3bc}s", 1e3),
-    ("ms", 1e6),
-    ("s", 1e9),
-    ("m", 60e9),
-    ("h", 3600e9),
-];
-/// The longest duration that Go can tell, in nanoseconds.
-const DURATION_NANOS_MAX: f64 = 9.2e18;
-
 /// `time.ParseDuration`. What is below zero comes out as zero: it is over at once either way.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let quoted = quote(text.as_bytes());
-    let invalid = || format!("time: invalid duration {quoted}");
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(Duration::ZERO);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut nanos = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let (name, after) = rest.split_at(unit);
-        if name.is_empty() {
-            return Err(format!("time: missing unit in duration {quoted}"));
+    let nanoseconds = host::config::parse_duration(text).map_err(|error| match error {
+        DurationError::Invalid => format!("time: invalid duration {quoted}"),
+        DurationError::MissingUnit => format!("time: missing unit in duration {quoted}"),
+        DurationError::UnknownUnit { unit } => {
+            format!("time: unknown unit {} in duration {quoted}", quote(unit.as_bytes()))
         }
-        let known = UNITS.iter().find(|(unit, _)| *unit == name);
-        let (_, factor) = known.ok_or_else(|| {
-            let unit = quote(name.as_bytes());
-            format!("time: unknown unit {unit} in duration {quoted}")
-        })?;
-        nanos += number * factor;
-        rest = after;
-    }
-    match nanos {
-        nanos if nanos > DURATION_NANOS_MAX => Err(invalid()),
-        _ if negative => Ok(Duration::ZERO),
-        nanos => Ok(Duration::from_nanos(nanos as u64)),
-    }
+    })?;
+    Ok(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default()))
 }
 
 /// `Duration.String`.

@@ -3,9 +3,10 @@
 //! Called by one of their names (a link) it is that program; by its own it has the commands of both.
 //!
 //! `command_line` finds the command, `programs` says which there are, `commands` does what they do over
-//! `client` and with the files of `bolt`, `output` prints their answers. `settings` reads the global
+//! `client` and with the files of `bolt` (`backup`: those to be restored), `output` prints their answers. `settings` reads the global
 //! flags, `failure` how a command may end, `go` how Go writes what etcd's programs print.
 
+mod backup;
 mod client;
 mod command_line;
 mod commands;

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::setup;
 
+const PROGRAMS: [&str; 2] = ["instar", "instarctl"];
 /// Names that scripts know the programs by.
 const LINKS: [(&str, &str); 3] =
     [("instar", "etcd"), ("instarctl", "etcdctl"), ("instarctl", "etcdutl")];
@@ -14,37 +15,76 @@ const SHELLS: [&str; 4] = ["bash", "zsh", "fish", "powershell"];
 /// What is copied as it is.
 const DOCUMENTS: [&str; 5] = ["LICENSE", "README.md", "docs", "compose", "Dockerfile"];
 
-/// Builds everything, and leaves the archive in `target/dist`.
-pub fn run() -> Result<(), String> {
+/// The programs, built for others to run.
+pub struct Programs {
+    pub directory: PathBuf,
+    /// Whether they need no library of the system.
+    pub is_static: bool,
+}
+
+/// Builds the programs, without a need for libraries if that can be had here; says so if not.
+pub fn build() -> Result<Programs, String> {
     setup::wasm_target()?;
     let mut build = setup::cargo();
-    setup::run(build.args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "host",
-        "--package",
-        "ctl",
-    ]))?;
+    build.args(["build", "--release", "--locked", "--package", "host", "--package", "ctl"]);
+    let found = setup::static_target();
+    let directory = match &found {
+        Ok(target) => {
+            build.args(["--target", target]);
+            setup::target_directory().join(target).join("release")
+        }
+        Err(why) => {
+            eprintln!("the programs will be dynamic, for systems with this one's C library: {why}");
+            setup::release_directory()
+        }
+    };
+    setup::run(&mut build)?;
+    let is_static = found.is_ok();
+    for program in PROGRAMS.iter().filter(|_| is_static) {
+        check_static(&directory.join(program))?;
+    }
+    Ok(Programs { directory, is_static })
+}
+
+/// A static program names no loader.
+pub fn check_static(program: &Path) -> Result<(), String> {
+    let headers = Command::new("readelf").arg("--program-headers").arg(program).output();
+    let headers = headers.map_err(|error| format!("cannot start readelf: {error}"))?;
+    match String::from_utf8_lossy(&headers.stdout).contains("INTERP") {
+        true => Err(format!("{} is not static", program.display())),
+        false => Ok(()),
+    }
+}
+
+/// Copies the programs without what only debuggers need, and links them under etcd's names.
+pub fn install(programs: &Programs, to: &Path) -> Result<(), String> {
+    make(to)?;
+    for program in PROGRAMS {
+        let stripped = to.join(program);
+        copy(&programs.directory.join(program), &stripped)?;
+        setup::run(Command::new("strip").arg(&stripped))?;
+    }
+    for (program, link) in LINKS {
+        let link = to.join(link);
+        symlink(program, &link).map_err(|error| said(&link, &error))?;
+    }
+    Ok(())
+}
+
+/// Builds everything, and leaves the archive in `target/dist`.
+pub fn run() -> Result<(), String> {
+    let programs = build()?;
     let version = env!("CARGO_PKG_VERSION");
     let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
-    let name = format!("instar-{version}-{system}-{machine}");
+    let kind = if programs.is_static { "static" } else { "dynamic" };
+    let name = format!("instar-{version}-{system}-{machine}-{kind}");
     let dist = setup::workspace().join("target").join("dist");
     let root = dist.join(&name);
     fs::remove_dir_all(&root).ok();
-    for part in ["bin", "completions", "man"] {
+    for part in ["completions", "man"] {
         make(&root.join(part))?;
     }
-    for program in ["instar", "instarctl"] {
-        let to = root.join("bin").join(program);
-        copy(&setup::release_directory().join(program), &to)?;
-        setup::run(Command::new("strip").arg(&to))?;
-    }
-    for (program, link) in LINKS {
-        let link = root.join("bin").join(link);
-        symlink(program, &link).map_err(|error| said(&link, &error))?;
-    }
+    install(&programs, &root.join("bin"))?;
     for shell in SHELLS {
         for program in ["instarctl", "etcdctl", "etcdutl"] {
             let script = output(&root.join("bin").join(program), &["completion", shell])?;
@@ -109,7 +149,7 @@ fn output(program: &PathBuf, words: &[&str]) -> Result<String, String> {
     }
 }
 
-fn make(path: &Path) -> Result<(), String> {
+pub fn make(path: &Path) -> Result<(), String> {
     fs::create_dir_all(path).map_err(|error| said(path, &error))
 }
 
@@ -117,7 +157,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
     fs::copy(from, to).map(drop).map_err(|error| said(from, &error))
 }
 
-fn write(path: &Path, text: &str) -> Result<(), String> {
+pub fn write(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| said(path, &error))
 }
 

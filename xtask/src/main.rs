@@ -3,6 +3,7 @@
 //! Everything that a fresh machine with Rust lacks is set up here; nothing else has to be installed by hand.
 
 mod cluster;
+mod container;
 mod dist;
 mod setup;
 
@@ -15,6 +16,7 @@ usage: cargo xtask COMMAND [ARGUMENTS]
   cluster           run three members on 127.0.0.1: 2379, 22379, 32379
   test              everything that CI checks: format, lints, unit tests, end-to-end tests
   bench [OPTIONS]   Instar beside etcd, a table of ratios (OPTIONS: `cargo xtask bench --help`)
+  container         make the image, and play the tutorial in three containers (docker or podman)
   dist              an archive of the programs, with completions, man pages, manifests and a checksum
 ";
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Some("cluster") => setup::build_server().and_then(|server| cluster::run(&server)),
         Some("test") => test(),
         Some("bench") => bench(&rest),
+        Some("container") => container::run(),
         Some("dist") => dist::run(),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

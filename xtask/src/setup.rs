@@ -20,11 +20,14 @@ pub fn workspace() -> PathBuf {
     root
 }
 
+/// Where builds end up.
+pub fn target_directory() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
 /// Where release builds end up.
 pub fn release_directory() -> PathBuf {
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join("release")
+    target_directory().join("release")
 }
 
 /// Runs a program to its end; fails if it does.
@@ -53,8 +56,26 @@ pub fn build_programs() -> Result<(), String> {
 
 /// Adds the Wasm target if this toolchain lacks it: the state machine is compiled to it.
 pub fn wasm_target() -> Result<(), String> {
+    add_target(WASM_TARGET, "the state machine is compiled to it")
+}
+
+/// The target whose programs need no library of the system; or why there is none here.
+pub fn static_target() -> Result<String, String> {
+    if std::env::consts::OS != "linux" {
+        return Err(format!("programs of {} use its libraries", std::env::consts::OS));
+    }
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    add_target(&target, "static programs are made with it")?;
+    let compiler = Command::new("musl-gcc").arg("--version").output();
+    match compiler.is_ok_and(|output| output.status.success()) {
+        true => Ok(target),
+        false => Err("there is no musl-gcc: it is in Debian's package musl-tools".to_owned()),
+    }
+}
+
+fn add_target(target: &str, why: &str) -> Result<(), String> {
     let output = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", WASM_TARGET])
+        .args(["--print", "target-libdir", "--target", target])
         .current_dir(workspace())
         .output()
         .map_err(|error| format!("cannot start rustc: {error}"))?;
@@ -62,8 +83,8 @@ pub fn wasm_target() -> Result<(), String> {
     if output.status.success() && directory.is_dir() {
         return Ok(());
     }
-    eprintln!("adding the target {WASM_TARGET}, which the state machine is compiled to");
-    run(Command::new("rustup").args(["target", "add", WASM_TARGET]).current_dir(workspace())).map_err(
-        |error| format!("{error}\nthe target {WASM_TARGET} is missing and could not be added; without rustup, install it with your Rust"),
+    eprintln!("adding the target {target}: {why}");
+    run(Command::new("rustup").args(["target", "add", target]).current_dir(workspace())).map_err(
+        |error| format!("{error}\nthe target {target} is missing and could not be added; without rustup, install it with your Rust"),
     )
 }

@@ -15,7 +15,7 @@ use prost::Message;
 use proto::mvccpb::KeyValue;
 
 use super::data_directory;
-use super::snapshot::Revision;
+use crate::backup::Revision;
 use crate::command_line::Invocation;
 use crate::failure::Failure;
 use crate::go;

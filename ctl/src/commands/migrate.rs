@@ -18,6 +18,7 @@ use proto::etcdserverpb::request_op::Request;
 use proto::mvccpb::Event;
 use proto::mvccpb::event::EventType;
 
+use super::restore::Kept;
 use super::watching::Watching;
 use super::{ask, lease, restore, snapshot};
 use crate::client::Client;
@@ -62,9 +63,11 @@ async fn make_members(invocation: &Invocation, settings: &Settings) -> Result<()
     let file = format!("{}.snapshot", pattern.replace("{name}", "migration"));
     let first = settings.endpoints.first().cloned().unwrap_or_default();
     snapshot::save_to(&settings.at(&first), None, &format!("{file}.part"), &file).await?;
+    let without_authentication = invocation.flag("drop-auth");
+    let kept = Kept { bump: 0, without_hash: false, without_authentication };
     for member in members {
         let data_dir = pattern.replace("{name}", &member.name);
-        restore::make(Path::new(&file), &member, Path::new(&data_dir), 0, false)?;
+        restore::make(Path::new(&file), &member, Path::new(&data_dir), kept)?;
         line(format!("made {data_dir}: start {} on it now", member.name))?;
     }
     Ok(std::fs::remove_file(&file)?)

@@ -2,27 +2,23 @@
 //!
 //! The server's own code makes the directory, linked into this program: an operator who restores has one file to bring
 //! along, and the linker leaves out what restoring does not reach (the Wasm runtime above all).
-//! Nothing of the file is believed: `bolt` checks its pages, the machine's library its rows.
+//! Nothing of the file is believed: see `backup`.
 
-use std::error::Error;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use bolt::Database;
-use guest_kv::tables::{DESCRIPTIONS, KEY, META, Table, TableDescription, TableKind};
 use host::config::{Config, InitialCluster, Invocation as ServerInvocation};
 use host::server::{NewMember, restore};
-use host::storage::Restoration;
 use sha2::{Digest, Sha256};
 
 use super::snapshot::{CHECKSUM_BYTES, SECTOR_BYTES};
+use crate::backup::{Authentication, Backup, BackupError};
 use crate::command_line::Invocation;
 use crate::failure::Failure;
 use crate::go;
 use crate::logging;
-
-type Boxed = Box<dyn Error + Send + Sync>;
 
 /// What is read of a file at once to sum it up.
 const READ_BYTES: usize = 1 << 20;
@@ -39,33 +35,70 @@ pub async fn run(invocation: Invocation) -> Result<(), Failure> {
     let urls = invocation.text("initial-advertise-peer-urls");
     let config = described(&invocation, &name, &urls)?;
     let data_dir = data_directory(&invocation)?;
-    make(Path::new(path), &config, &data_dir, bump, invocation.flag("skip-hash-check"))
+    let kept = Kept {
+        bump,
+        without_hash: invocation.flag("skip-hash-check"),
+        without_authentication: invocation.flag("drop-auth"),
+    };
+    make(Path::new(path), &config, &data_dir, kept)
+}
+
+/// What of the file is to be looked at and kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// What the latest revision is raised by.
+    pub bump: u64,
+    /// The file need not end with its hash.
+    pub without_hash: bool,
+    /// Users, roles, and that authentication is on, may be lost.
+    pub without_authentication: bool,
 }
 
 /// Makes a member's data directory.
-pub fn make(
-    path: &Path,
-    config: &Config,
-    data_dir: &Path,
-    bump: u64,
-    skip_hash_check: bool,
-) -> Result<(), Failure> {
+pub fn make(path: &Path, config: &Config, data_dir: &Path, kept: Kept) -> Result<(), Failure> {
     let path = path.display().to_string();
     let text = data_dir.display().to_string();
     let fields = [("path", path.as_str()), ("data-dir", text.as_str())];
     logging::log("info", "restoring snapshot", &fields);
-    let failed = |error: Boxed| Failure::error(error.to_string());
+    let failed = |error: BackupError| Failure::error(error.to_string());
     let mut file =
         File::open(&path).map_err(|error| Failure::error(go::path_error("open", &path, &error)))?;
-    check_sum(&mut file, skip_hash_check)?;
-    let database = Database::open(file).map_err(|error| failed(error.into()))?;
-    refuse_authentication(&database).map_err(failed)?;
+    if !kept.without_hash {
+        check_sum(&mut file)?;
+    }
+    let backup = Backup::open(file).map_err(failed)?;
+    let lost = backup.lost_authentication().map_err(failed)?;
+    check_authentication(lost, kept.without_authentication)?;
     let member =
         NewMember { data_dir, cluster: &config.initial_cluster, member_id: config.member_id };
-    restore(member, &mut |restoration| copy(&database, restoration, bump))
-        .map_err(|error| failed(error.into()))?;
+    restore(member, &mut |restoration| {
+        let mut take = |table, key: &[u8], value: &[u8]| Ok(restoration.put(table, key, value)?);
+        Ok(backup.restore(kept.bump, &mut take)?)
+    })
+    .map_err(|error| Failure::error(error.to_string()))?;
     logging::log("info", "restored snapshot", &fields);
     Ok(())
+}
+
+/// A store whose passwords would be gone opens to everybody only if that is said.
+fn check_authentication(lost: Authentication, is_given_up: bool) -> Result<(), Failure> {
+    if lost == Authentication::default() {
+        return Ok(());
+    }
+    let Authentication { is_enabled, users, roles } = lost;
+    let state = if is_enabled { "on" } else { "off" };
+    if is_given_up {
+        let (users, roles) = (users.to_string(), roles.to_string());
+        let fields = [("authentication", state), ("users", &users), ("roles", &roles)];
+        logging::log("warn", "every client may read and write: users and roles dropped", &fields);
+        return Ok(());
+    }
+    let message = format!(
+        "the snapshot has authentication {state} (users: {users}, roles: {roles}), \
+         which Instar does not serve yet"
+    );
+    let hint = "--drop-auth restores it without them: then every client may read and write";
+    Err(Failure::error(message).with_hint(hint))
 }
 
 /// All members that the flags describe.
@@ -119,13 +152,9 @@ fn data_directory(invocation: &Invocation) -> Result<PathBuf, Failure> {
 }
 
 /// Compares the SHA-256 behind the pages with what they are.
-fn check_sum(file: &mut File, skip: bool) -> Result<(), Failure> {
+fn check_sum(file: &mut File) -> Result<(), Failure> {
     let bytes = file.metadata()?.len();
-    let has_sum = bytes % SECTOR_BYTES == CHECKSUM_BYTES as u64;
-    if skip {
-        return Ok(());
-    }
-    if !has_sum {
+    if bytes % SECTOR_BYTES != CHECKSUM_BYTES as u64 {
         let message = "snapshot missing hash but --skip-hash-check=false";
         let hint = "a file from a data directory has none: give --skip-hash-check";
         return Err(Failure::error(message).with_hint(hint));
@@ -146,81 +175,20 @@ fn check_sum(file: &mut File, skip: bool) -> Result<(), Failure> {
     file.read_exact(&mut expected)?;
     file.rewind()?;
     let found = digest.finalize();
-    match found.as_slice() == expected {
-        true => Ok(()),
-        false => {
-            let numbers =
-                |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<String>>().join(" ");
-            let (expected, found) = (numbers(&expected), numbers(&found));
-            Err(Failure::error(format!("expected sha256 [{expected}], got [{found}]")))
-        }
-    }
-}
-
-/// The machine's table with the rows of a bucket.
-fn table_of(bucket: &[u8]) -> Option<Table> {
-    let is_it = |description: &&TableDescription| {
-        description.kind == TableKind::Durable && description.name.as_bytes() == bucket
-    };
-    DESCRIPTIONS.iter().find(is_it).map(|description| description.table)
-}
-
-/// A store whose passwords would be gone must not open to everybody.
-fn refuse_authentication(database: &Database<File>) -> Result<(), Boxed> {
-    if table_of(b"auth").is_some() {
+    if found.as_slice() == expected {
         return Ok(());
     }
-    let Some(mut rows) = database.rows(b"auth")? else { return Ok(()) };
-    while let Some((key, value)) = rows.next()? {
-        if key == b"authEnabled" && value == [1] {
-            return Err(
-                "the snapshot has authentication enabled, which Instar does not serve yet; \
-                        disable it in the old cluster, and save another snapshot"
-                    .into(),
-            );
-        }
-    }
-    Ok(())
+    let numbers = |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<String>>().join(" ");
+    let (expected, found) = (numbers(&expected), numbers(&found));
+    let message = format!("expected sha256 [{expected}], got [{found}]");
+    Err(Failure::error(message).with_hint(where_damaged(file)))
 }
 
-/// Hands over the rows of every bucket that the machine has a table for. Says the store's revision.
-fn copy(database: &Database<File>, restoration: &mut Restoration, bump: u64) -> Result<u64, Boxed> {
-    let mut latest = 0;
-    let buckets = ["key", "meta", "lease", "alarm", "auth", "authUsers", "authRoles"];
-    for bucket in buckets {
-        let Some(table) = table_of(bucket.as_bytes()) else { continue };
-        let Some(mut rows) = database.rows(bucket.as_bytes())? else { continue };
-        while let Some((key, value)) = rows.next()? {
-            let checked = guest_kv::check_row(table, key, value);
-            let revision = checked
-                .map_err(|why| format!("a row of bucket {bucket:?} cannot be restored: {why}"))?;
-            let is_replaced = bump > 0 && table == META && key == SCHEDULED_COMPACTION;
-            if let Some(revision) = revision.filter(|_| !is_replaced) {
-                latest = latest.max(revision);
-                restoration.put(table, key, value)?;
-            }
-        }
-        if table == KEY && bump > 0 {
-            latest = bumped(latest, bump)?;
-            // As etcd does it: a row without a key, which no range comes by.
-            restoration.put(KEY, &revision_key(latest), b"")?;
-        }
+/// A hash says that a file is damaged; where, its pages tell.
+fn where_damaged(file: &File) -> String {
+    let opened = file.try_clone().map_err(bolt::ReadError::from).and_then(Database::open);
+    match opened.and_then(|database| database.verify()) {
+        Ok(()) => "every page is sound: keys, values or the hash itself were changed".to_owned(),
+        Err(damage) => damage.to_string(),
     }
-    if bump > 0 {
-        restoration.put(META, SCHEDULED_COMPACTION, &revision_key(latest))?;
-    }
-    // A store that was never written to is at 1.
-    Ok(latest.max(1).unsigned_abs())
-}
-
-const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
-
-fn bumped(latest: i64, bump: u64) -> Result<i64, Boxed> {
-    let sum = i64::try_from(bump).ok().and_then(|bump| latest.checked_add(bump));
-    let sum = sum.filter(|sum| guest_kv::check_row(KEY, &revision_key(*sum), b"").is_ok());
-    Ok(sum.ok_or("--bump-revision is too high")?)
-}
-
-fn revision_key(main: i64) -> Vec<u8> {
-    [&main.to_be_bytes()[..], b"_", &[0; 8]].concat()
 }

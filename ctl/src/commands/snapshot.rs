@@ -15,6 +15,7 @@ use proto::mvccpb::KeyValue;
 use sha2::{Digest, Sha256};
 
 use super::ask;
+use crate::backup::Revision;
 use crate::client::Client;
 use crate::command_line::Invocation;
 use crate::failure::{self, Failure};
@@ -193,28 +194,4 @@ fn examine(file: File) -> Result<SnapshotStatus, Box<dyn std::error::Error>> {
     status.hash = hash.finalize();
     status.keys = keys.len() as u64;
     Ok(status)
-}
-
-/// A key of the bucket `key`: `main`, `_`, `sub`, and `t` for a deletion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Revision {
-    pub main: i64,
-    pub sub: i64,
-    pub is_tombstone: bool,
-}
-
-impl Revision {
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let is_tombstone = match bytes.get(17..)? {
-            b"" => false,
-            b"t" => true,
-            _ => return None,
-        };
-        let number = |at: usize| {
-            let bytes = bytes.get(at..at + 8)?;
-            i64::try_from(u64::from_be_bytes(bytes.try_into().ok()?)).ok()
-        };
-        (bytes[8] == b'_').then_some(())?;
-        Some(Self { main: number(0)?, sub: number(9)?, is_tombstone })
-    }
 }

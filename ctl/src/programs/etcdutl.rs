@@ -21,6 +21,7 @@ pub static ROOT: Command =
             DEFRAG,
             HASHKV,
             etcdctl::HELP.group(""),
+            MIGRATE,
             SNAPSHOT,
             etcdctl::VERSION.group(""),
         ]);
@@ -39,6 +40,14 @@ pub const INITIAL_CLUSTER_TOKEN: Flag = flag(
     Kind::Text,
     "etcd-cluster",
     "tells clusters of the same URLs apart",
+);
+
+/// Not etcd's, whose server has authentication.
+pub const DROP_AUTH: Flag = flag(
+    "drop-auth",
+    Kind::Bool,
+    "",
+    "restore without users and roles, so that every client may read and write",
 );
 
 /// The defaults are the server's: a cluster of one member on this machine.
@@ -66,6 +75,7 @@ pub const SNAPSHOT_RESTORE: Command = Command::new(
         "take a file without its hash, as one from a data directory is",
     ),
     flag("initial-memory-map-size", Kind::Unsigned, "10737418240", "no effect: nothing is mapped"),
+    DROP_AUTH,
     flag("bump-revision", Kind::Unsigned, "", "how much to add to the latest revision"),
     flag(
         "mark-compacted",
@@ -90,6 +100,18 @@ const DEFRAG: Command =
     Command::new("defrag", "", "Gives unused disk space of a data directory back")
         .flags(&[DATA_DIR])
         .run(|invocation| Box::pin(data_directory::defragment(invocation)));
+
+const MIGRATE: Command = Command::new(
+    "migrate",
+    "",
+    "Brings a data directory to the storage version of another etcd; Instar has one version only",
+)
+.flags(&[
+    DATA_DIR,
+    flag("target-version", Kind::Text, "", "the version, X.Y, from 3.5 on"),
+    flag("force", Kind::Bool, "", "no effect: nothing is written over"),
+])
+.run(|invocation| Box::pin(data_directory::migrate(invocation)));
 
 const REVISION: Flag = flag("rev", Kind::Integer, "", "up to this revision; the latest if 0");
 

@@ -33,6 +33,7 @@ const MIGRATE: Command = Command::new(
     ),
     etcdutl::INITIAL_CLUSTER,
     etcdutl::INITIAL_CLUSTER_TOKEN,
+    etcdutl::DROP_AUTH,
     flag("wait", Kind::Duration, "5m", "how long to wait until the new cluster serves"),
     flag("follow", Kind::Bool, "", "go on after the clusters are level, until interrupted"),
 ])

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 pub use auto_compaction::AutoCompaction;
 pub use cluster::{ClusterError, InitialCluster, InitialMember, added_member_id};
+pub use duration::{DurationError, parse_duration};
 pub use error::ConfigError;
 pub use parse::Notice;
 pub use url::{Url, UrlError};

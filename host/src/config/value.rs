@@ -1,6 +1,6 @@
 //! The kinds of values that flags have, and how they are written: as Go's `flag` package and etcd read them.
 
-use super::duration;
+use super::duration::parse_duration;
 use super::feature_gates;
 use super::url::{self, Url};
 
@@ -53,7 +53,12 @@ impl Kind {
             Kind::Unsigned64 => parse_unsigned(text, u64::MAX).map(Value::Unsigned),
             Kind::Signed64 => parse_signed(text).map(Value::Signed),
             Kind::Urls if text.is_empty() => Ok(Value::Urls(Vec::new())),
-            Kind::Duration => duration::parse(text).map(Value::Duration),
+            // Negative ones, which Go knows, none of the flags has a use for.
+            Kind::Duration => parse_duration(text)
+                .ok()
+                .and_then(|nanoseconds| u64::try_from(nanoseconds).ok())
+                .map(|nanoseconds| Value::Duration(std::time::Duration::from_nanos(nanoseconds)))
+                .ok_or_else(|| PARSE_ERROR.to_owned()),
             Kind::Origins => url::check_origins(text)
                 .map(|()| Value::Text(text.to_owned()))
                 .map_err(|error| error.to_string()),

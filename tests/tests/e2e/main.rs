@@ -1,5 +1,6 @@
 //! The end-to-end cases: real processes, judged from outside.
 
+mod containers;
 mod ctl;
 mod differential;
 mod endpoints;
@@ -14,6 +15,7 @@ mod maintenance;
 mod membership;
 mod membership_differential;
 mod metrics;
+mod migrating;
 mod modules;
 mod raw;
 mod restoring;
@@ -53,6 +55,7 @@ const CASES: &[Case] = &tests::cases![
     restoring::a_bumped_revision_is_etcds,
     restoring::a_damaged_backup_is_refused,
     restoring::a_migration_under_load,
+    migrating::there_and_back,
     starting::version_is_etcds,
     starting::mistakes_are_one_sentence,
     starting::a_port_in_use,
@@ -127,6 +130,12 @@ const CASES: &[Case] = &tests::cases![
     watch::a_stream_of_many_watchers,
 ];
 
+/// Only where there is an image to start: `cargo xtask container` makes one.
+const CONTAINER_CASES: &[Case] = &tests::cases![containers::an_image_is_a_cluster];
+
 fn main() -> ExitCode {
-    tests::case::run(CASES)
+    match std::env::var_os(containers::IMAGE) {
+        Some(_) => tests::case::run(CONTAINER_CASES),
+        None => tests::case::run(CASES),
+    }
 }

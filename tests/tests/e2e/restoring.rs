@@ -15,6 +15,9 @@ use tokio::process::Command;
 const LEASE_TTL_S: i64 = 600;
 const LEASES: [i64; 3] = [7, 8, i64::MAX];
 
+/// A database of etcd's with authentication switched on, two users and one role.
+const AUTHENTICATED: &[u8] = include_bytes!("../../../bolt/corpus/etcd-3.7.1-auth.db");
+
 /// Several revisions a key, deletions, a compaction between them, leases with keys and without.
 async fn write_history(client: &Client) -> Result<()> {
     for id in LEASES {
@@ -35,14 +38,14 @@ async fn write_history(client: &Client) -> Result<()> {
     Ok(())
 }
 
-async fn delete(client: &Client, from: &str, to: &str) -> Result<()> {
+pub(super) async fn delete(client: &Client, from: &str, to: &str) -> Result<()> {
     let (key, range_end) = (from.to_owned().into(), to.to_owned().into());
     let request = pb::DeleteRangeRequest { key, range_end, prev_kv: false };
     client.kv.clone().delete_range(request).await?;
     Ok(())
 }
 
-async fn compact(client: &Client, revision: i64) -> Result<()> {
+pub(super) async fn compact(client: &Client, revision: i64) -> Result<()> {
     let request = pb::CompactionRequest { revision, physical: true };
     client.kv.clone().compact(request).await?;
     Ok(())
@@ -50,31 +53,33 @@ async fn compact(client: &Client, revision: i64) -> Result<()> {
 
 /// What a backup has to keep.
 #[derive(Debug, PartialEq)]
-struct Content {
-    revision: i64,
-    keys: Vec<KeyValue>,
+pub(super) struct Content {
+    pub(super) revision: i64,
+    pub(super) keys: Vec<KeyValue>,
     /// As of an earlier revision.
     past: Vec<KeyValue>,
     hash: u32,
     compact_revision: i64,
-    leases: Vec<(i64, i64, Vec<Vec<u8>>)>,
+    pub(super) leases: Vec<(i64, i64, Vec<Vec<u8>>)>,
     refused: String,
 }
 
 impl Content {
-    fn must_equal(&self, expected: &Self) -> Result<()> {
+    pub(super) fn must_equal(&self, expected: &Self) -> Result<()> {
         ensure!(self.keys == expected.keys, "the keys differ");
         ensure!(self.past == expected.past, "the keys at an earlier revision differ");
+        let differs = self.leases.iter().zip(&expected.leases).find(|(found, kept)| found != kept);
+        ensure!(differs.is_none(), "a lease with its keys, and what it should be: {differs:?}");
         let rest = |of: &Self| {
             let hash = (of.revision, of.hash, of.compact_revision);
-            (hash, of.leases.clone(), of.refused.clone())
+            (hash, of.leases.len(), of.refused.clone())
         };
         ensure!(rest(self) == rest(expected), "{:?} instead of {:?}", rest(self), rest(expected));
         Ok(())
     }
 
     /// `past` is a revision that is not compacted.
-    async fn of(client: &Client, past: i64) -> Result<Self> {
+    pub(super) async fn of(client: &Client, past: i64) -> Result<Self> {
         let now = client.range(everything()).await?;
         let then = client.range(pb::RangeRequest { revision: past, ..everything() }).await?;
         let compacted = client.range(pb::RangeRequest { revision: 5, ..everything() }).await;
@@ -82,7 +87,9 @@ impl Content {
         let mut leases = Vec::new();
         for id in client.leases().await? {
             let lease = client.time_to_live(id).await?;
-            let keys = lease.keys.iter().map(|key| key.to_vec()).collect();
+            let mut keys: Vec<_> = lease.keys.iter().map(|key| key.to_vec()).collect();
+            // etcd tells them in no order.
+            keys.sort();
             leases.push((id, lease.granted_ttl, keys));
         }
         Ok(Self {
@@ -97,12 +104,12 @@ impl Content {
     }
 }
 
-async fn run(program: &Path, arguments: &[String]) -> Result<std::process::Output> {
+pub(super) async fn run(program: &Path, arguments: &[String]) -> Result<std::process::Output> {
     let output = Command::new(program).args(arguments).output().await;
     output.with_context(|| format!("run {}", program.display()))
 }
 
-async fn run_well(program: &Path, arguments: &[String]) -> Result<()> {
+pub(super) async fn run_well(program: &Path, arguments: &[String]) -> Result<()> {
     let output = run(program, arguments).await?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{} {arguments:?}: {error}", program.display());
@@ -117,7 +124,7 @@ fn restorer(program: Program) -> Result<PathBuf> {
     }
 }
 
-async fn save(client: &Cluster, path: &Path) -> Result<()> {
+pub(super) async fn save(client: &Cluster, path: &Path) -> Result<()> {
     let programs = etcd_programs().map_err(anyhow::Error::msg)?;
     let endpoints = format!("--endpoints={}", client.members[0].address);
     let path = path.display().to_string();
@@ -134,7 +141,7 @@ fn restore_arguments(member: &Member, backup: &Path, more: &[&str]) -> Vec<Strin
 }
 
 /// A cluster that begins with a backup.
-async fn restored(
+pub(super) async fn restored(
     program: Program,
     members: usize,
     directory: &Path,
@@ -239,8 +246,19 @@ pub async fn a_damaged_backup_is_refused(scene: Scene) -> Result<Verdict> {
         bytes
     };
     let pages = whole.len() - 32;
-    let cases: [(&str, Vec<u8>, &[&str], &str); 6] = [
+    // The root of the buckets, as the first meta page names it: one page that is in use.
+    let root = usize::from(whole[32]);
+    let (no_root, its_type) = (with_byte(root * 4096 + 8), format!("page {root}: its type is"));
+    let cases: [(&str, Vec<u8>, &[&str], &str); 9] = [
         ("a bit", with_byte(pages / 2), &[], "expected sha256"),
+        ("a page's type", no_root.clone(), &[], &its_type),
+        ("without its hash", no_root, &["--skip-hash-check"], &its_type),
+        (
+            "users",
+            AUTHENTICATED.to_vec(),
+            &["--skip-hash-check"],
+            "authentication on (users: 2, roles: 1)",
+        ),
         ("no hash", whole[..pages].to_vec(), &[], "snapshot missing hash"),
         ("cut", whole[..pages / 2].to_vec(), &["--skip-hash-check"], "not a usable etcd database"),
         ("empty", Vec::new(), &["--skip-hash-check"], "not a usable etcd database"),
@@ -259,6 +277,18 @@ pub async fn a_damaged_backup_is_refused(scene: Scene) -> Result<Verdict> {
         ensure!(!output.status.success() && error.contains(reason), "{name}: {error}");
         ensure!(!member.data_directory.join("member").exists(), "{name} left a member");
     }
+    let flags = ["--skip-hash-check", "--drop-auth", "--data-dir=", "--name=open"];
+    let flags = flags.map(|flag| match flag {
+        "--data-dir=" => format!("--data-dir={}", scene.directory.join("open").display()),
+        flag => flag.to_owned(),
+    });
+    fs::write(&file, AUTHENTICATED)?;
+    let words = ["snapshot".to_owned(), "restore".to_owned(), file.display().to_string()];
+    let described = "--initial-cluster=open=http://localhost:2380".to_owned();
+    let words: Vec<String> = words.into_iter().chain(flags).chain([described]).collect();
+    let output = run(&instarctl()?, &words).await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && told.contains("users and roles dropped"), "{told}");
     // After all of that the directory is still good for a restoration, but not for two.
     let arguments = restore_arguments(member, &backup, &[]);
     run_well(&instarctl()?, &arguments).await?;
@@ -266,6 +296,16 @@ pub async fn a_damaged_backup_is_refused(scene: Scene) -> Result<Verdict> {
     let error = String::from_utf8_lossy(&again.stderr);
     ensure!(error.contains("not empty or could not be read"), "{error}");
     Ok(Verdict::Passed)
+}
+
+/// The words that migrate a cluster to another, whose data directories are made first or there already.
+pub(super) fn migrate_words(old: &Cluster, new: &Cluster, makes: bool) -> Vec<String> {
+    let endpoints = format!("--endpoints={}", old.members[0].address);
+    let words = ["migrate".to_owned(), new.members[0].address.clone(), endpoints];
+    let directory = new.members[0].data_directory.with_file_name("{name}");
+    let described = new.members[0].flags.iter().filter(|it| it.starts_with("--initial-cluster="));
+    let more = described.cloned().chain([format!("--data-dir={}", directory.display())]);
+    words.into_iter().chain(more.filter(|_| makes)).collect()
 }
 
 /// A running etcd becomes a cluster of three while clients write to it; then both are the same.
@@ -280,20 +320,12 @@ pub async fn a_migration_under_load(scene: Scene) -> Result<Verdict> {
     let old = etcd.client(0);
     write_history(&old).await?;
     let mut cluster = Plan::new(scene.subject, 3, &scene.directory.join("there")).prepare()?;
-    let prefix = "--initial-cluster=";
-    let flags = cluster.members[0].flags.iter();
-    let described = flags.filter(|flag| flag.starts_with(prefix)).cloned();
-    let directory = cluster.members[0].data_directory.with_file_name("{name}");
-    let endpoints = format!("--endpoints={}", etcd.members[0].address);
-    let migrate = |more: Vec<String>| {
-        let words = ["migrate".to_owned(), cluster.members[0].address.clone(), endpoints.clone()];
-        words.into_iter().chain(more).collect::<Vec<String>>()
-    };
-    let more = described.chain([format!("--data-dir={}", directory.display())]);
-    let (first, again) = (migrate(more.collect()), migrate(Vec::new()));
+    let (first, again) =
+        (migrate_words(&etcd, &cluster, true), migrate_words(&etcd, &cluster, false));
     let program = instarctl()?;
     let migrating = tokio::spawn(async move { run(&program, &first).await });
-    while !cluster.members.iter().all(|member| member.data_directory.join("member").exists()) {
+    let made = |member: &Member| member.data_directory.join("member").exists();
+    while !cluster.members.iter().all(made) {
         ensure!(!migrating.is_finished(), "{:?}", migrating.await??);
         tokio::time::sleep(tests::cluster::POLL_EVERY).await;
     }

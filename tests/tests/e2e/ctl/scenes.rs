@@ -115,6 +115,16 @@ pub async fn files_are_read_the_same(scene: Scene) -> Result<Verdict> {
             ensure!(expected == printed, "etcdutl {command:?}\n{expected}\n---\n{printed}");
         }
     }
+    for mistake in [
+        &["migrate", "--data-dir", missing, "--target-version=3"][..],
+        &["migrate", "--data-dir", missing, "--target-version=3.6.1"],
+        &["migrate", "--data-dir", missing, "--target-version=3.4"],
+        &["migrate", "--data-dir", missing, "--target-version=x.y"],
+    ] {
+        let expected = text(&etcd.run_on_files(mistake).await?);
+        let printed = text(&ours.run_on_files(mistake).await?);
+        ensure!(expected == printed, "etcdutl {mistake:?}\n{expected}\n---\n{printed}");
+    }
     let restored = scene.directory.join("restored");
     let restored = restored.to_str().context("a path")?;
     let restore = ["snapshot", "restore", "--skip-hash-check", rewritten, "--data-dir", restored];
