@@ -126,18 +126,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         request_timeout,
     };
     let coordinators = coordinators(&shared, leases)?;
-    let settings = api::Settings {
-        cluster_id: identity.cluster_id,
-        member_id: identity.member_id,
-        max_request_bytes: config.max_request_bytes,
-        quota_backend_bytes: config.quota_backend_bytes,
-        election_timeout: Duration::from_millis(u64::from(config.election_timeout_ms)),
-        http: config.http.clone(),
-        grpc: config.grpc.clone(),
-        minimum_lease_ttl_s: minimum_lease_ttl_s(&config),
-        machine_upgrades: config.machine_upgrades
-            || config.listen_client_urls.iter().all(Url::is_loopback),
-    };
+    let settings = api_settings(&config, &identity);
     let server = api::serve(clients, coordinators, settings)?;
 
     let end = wait_for_end(&raft.node, &config)?;
@@ -147,6 +136,21 @@ pub fn run(config: Config) -> Result<(), ServerError> {
         End::Asked => Ok(()),
         End::Failed(reason) => Err(ServerError::Failed(reason)),
         End::Removed => Ok(()),
+    }
+}
+
+fn api_settings(config: &Config, identity: &Identity) -> api::Settings {
+    api::Settings {
+        cluster_id: identity.cluster_id,
+        member_id: identity.member_id,
+        max_request_bytes: config.max_request_bytes,
+        quota_backend_bytes: config.quota_backend_bytes,
+        election_timeout: Duration::from_millis(u64::from(config.election_timeout_ms)),
+        http: config.http.clone(),
+        grpc: config.grpc.clone(),
+        minimum_lease_ttl_s: minimum_lease_ttl_s(config),
+        machine_upgrades: config.machine_upgrades
+            || config.listen_client_urls.iter().all(Url::is_loopback),
     }
 }
 
