@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::output::{Answer, Format, line};
 
 /// What one message of a component carries.
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
 pub async fn list(mut invocation: Invocation) -> Result<(), Failure> {
     if !invocation.arguments.is_empty() {
@@ -21,20 +21,9 @@ pub async fn list(mut invocation: Invocation) -> Result<(), Failure> {
 }
 
 pub async fn put(mut invocation: Invocation) -> Result<(), Failure> {
-    let [path] = invocation.arguments.as_slice() else {
-        return Err(Failure::arguments(
-            "machine put command needs 1 argument, the component's file",
-        ));
-    };
-    let component = std::fs::read(path)
-        .map(Bytes::from)
-        .map_err(|error| Failure::error(format!("cannot read {path}: {error}")))?;
+    let component = component(&invocation, "machine")?;
     let (client, output) = connect(&mut invocation).await?;
-    let chunk = |at| {
-        let end = component.len().min(at + CHUNK_BYTES);
-        pb::PutRequest { data: component.slice(at..end) }
-    };
-    let chunks: Vec<_> = (0..component.len()).step_by(CHUNK_BYTES).map(chunk).collect();
+    let chunks: Vec<_> = pieces(&component).map(|data| pb::PutRequest { data }).collect();
     let response = client
         .call(crate::client::Repeat::Never, |connection| {
             let (mut service, chunks) = (client.machine(connection), chunks.clone());
@@ -48,6 +37,23 @@ pub async fn put(mut invocation: Invocation) -> Result<(), Failure> {
         return line(format!("Next: instarctl machine prepare {name}"));
     }
     output.print(&Answer::Machines(machines))
+}
+
+/// The component whose file the command names.
+pub(super) fn component(invocation: &Invocation, command: &str) -> Result<Bytes, Failure> {
+    let [path] = invocation.arguments.as_slice() else {
+        let message = format!("{command} put command needs 1 argument, the component's file");
+        return Err(Failure::arguments(message));
+    };
+    std::fs::read(path)
+        .map(Bytes::from)
+        .map_err(|error| Failure::error(format!("cannot read {path}: {error}")))
+}
+
+/// A component as messages carry it.
+pub(super) fn pieces(component: &Bytes) -> impl Iterator<Item = Bytes> {
+    let piece = |at| component.slice(at..component.len().min(at + CHUNK_BYTES));
+    (0..component.len()).step_by(CHUNK_BYTES).map(piece)
 }
 
 pub async fn prepare(mut invocation: Invocation) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use bytes::Bytes;
 use proto::instar::v1 as pb;
 
-use super::machine::{CHUNK_BYTES, name_of, parse};
+use super::machine::{component, name_of, parse, pieces};
 use super::{ask, connect};
 use crate::command_line::Invocation;
 use crate::failure::Failure;
@@ -21,20 +21,9 @@ pub async fn list(mut invocation: Invocation) -> Result<(), Failure> {
 }
 
 pub async fn put(mut invocation: Invocation) -> Result<(), Failure> {
-    let [path] = invocation.arguments.as_slice() else {
-        return Err(Failure::arguments(
-            "module put command needs 1 argument, the component's file",
-        ));
-    };
-    let component = std::fs::read(path)
-        .map(Bytes::from)
-        .map_err(|error| Failure::error(format!("cannot read {path}: {error}")))?;
+    let component = component(&invocation, "module")?;
     let (client, output) = connect(&mut invocation).await?;
-    let chunk = |at| {
-        let end = component.len().min(at + CHUNK_BYTES);
-        pb::PutModuleRequest { data: component.slice(at..end) }
-    };
-    let chunks: Vec<_> = (0..component.len()).step_by(CHUNK_BYTES).map(chunk).collect();
+    let chunks: Vec<_> = pieces(&component).map(|data| pb::PutModuleRequest { data }).collect();
     let response = client
         .call(crate::client::Repeat::Never, |connection| {
             let (mut service, chunks) = (client.module(connection), chunks.clone());

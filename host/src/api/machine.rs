@@ -60,12 +60,7 @@ pub(super) async fn put<C: Coordinator>(
     requests: &mut Requests<'_>,
     responses: &mut Responses<'_>,
 ) -> Result<Result<(), Status>, Gone> {
-    let checked = check_metadata(service.coordinator.standing(), headers, false)
-        .and_then(|()| check_right(service));
-    if let Err(status) = checked {
-        return Ok(Err(status));
-    }
-    let component = match receive(requests).await {
+    let component = match receive(service, headers, requests).await {
         Ok(component) => component,
         Err(status) => return Ok(Err(status)),
     };
@@ -79,8 +74,14 @@ pub(super) async fn put<C: Coordinator>(
     Ok(Ok(()))
 }
 
-/// A component as it comes in, piece by piece.
-pub(super) async fn receive(requests: &mut Requests<'_>) -> Result<Bytes, Status> {
+/// A component as it comes in, piece by piece, from someone who may bring one.
+pub(super) async fn receive<C: Coordinator>(
+    service: &Service<C>,
+    headers: &HeaderMap,
+    requests: &mut Requests<'_>,
+) -> Result<Bytes, Status> {
+    check_metadata(service.coordinator.standing(), headers, false)?;
+    check_right(service)?;
     let mut component = BytesMut::new();
     while let Some(message) = requests.next().await? {
         // A piece of a module's component is the same message.

@@ -56,12 +56,7 @@ pub(super) async fn put<C: Coordinator>(
     requests: &mut Requests<'_>,
     responses: &mut Responses<'_>,
 ) -> Result<Result<(), Status>, Gone> {
-    let checked = check_metadata(service.coordinator.standing(), headers, false)
-        .and_then(|()| check_right(service));
-    if let Err(status) = checked {
-        return Ok(Err(status));
-    }
-    let component = match receive(requests).await {
+    let component = match receive(service, headers, requests).await {
         Ok(component) => component,
         Err(status) => return Ok(Err(status)),
     };
