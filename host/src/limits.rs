@@ -74,6 +74,10 @@ pub const MODULES: usize = 32;
 pub const MODULE_BLOBS: usize = 64;
 /// Failures in a row that disable a module.
 pub const MODULE_FAILURES: u32 = 10;
+/// Lines that are kept of what a module has logged.
+pub const MODULE_LOG_LINES: usize = 1_000;
+/// Lines of them in one message.
+pub const MODULE_LOG_PAGE_LINES: usize = 64;
 
 // What a machine costs the process; no answer depends on these.
 

@@ -68,12 +68,7 @@ pub fn build(invocation: &Invocation) -> Result<(), Failure> {
     if !invocation.arguments.is_empty() {
         return Err(Failure::arguments("module build command accepts no arguments"));
     }
-    let manifest = std::fs::read_to_string("Cargo.toml")
-        .map_err(|error| Failure::error(format!("cannot read Cargo.toml: {error}")))?;
-    let name = manifest
-        .lines()
-        .find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
-        .ok_or_else(|| Failure::error("Cargo.toml names no package"))?;
+    let name = package_name()?;
     let target = "target/module";
     let arguments = ["build", "--release", "--lib", "--target", TARGET, "--target-dir", target];
     cargo(Command::new("cargo").args(arguments).env("RUSTFLAGS", STACK))?;
@@ -87,7 +82,17 @@ pub fn build(invocation: &Invocation) -> Result<(), Failure> {
         .map_err(|error| failed(format!("{error:#}")))?;
     let file = format!("{name}.wasm");
     std::fs::write(&file, component).map_err(|error| failed(error.to_string()))?;
-    line(format!("Next: instarctl module put {file}"))
+    line(format!("Next: instarctl module bench, or instarctl module put {file}"))
+}
+
+/// The name of the package of the directory that this is called in.
+pub(super) fn package_name() -> Result<String, Failure> {
+    let manifest = std::fs::read_to_string("Cargo.toml")
+        .map_err(|error| Failure::error(format!("cannot read Cargo.toml: {error}")))?;
+    manifest
+        .lines()
+        .find_map(|line| Some(line.strip_prefix("name = \"")?.strip_suffix('"')?.to_owned()))
+        .ok_or_else(|| Failure::error("Cargo.toml names no package"))
 }
 
 fn cargo(command: &mut Command) -> Result<(), Failure> {

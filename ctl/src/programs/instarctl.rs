@@ -2,7 +2,9 @@
 
 use super::{etcdctl, etcdutl};
 use crate::command_line::{Command, Flag, Kind, flag};
-use crate::commands::{doctor, machine, migrate, module, module_project};
+use crate::commands::{
+    doctor, machine, migrate, module, module_bench, module_project, module_work,
+};
 
 pub static ROOT: Command =
     Command::new("instarctl", "", "Reads, writes and looks after an Instar or etcd cluster.")
@@ -89,6 +91,28 @@ const MODULE: Command =
                 .run(|invocation| Box::pin(async move { module_project::test(&invocation) })),
             Command::new("build", "", "Makes a component of the module in this directory")
                 .run(|invocation| Box::pin(async move { module_project::build(&invocation) })),
+            Command::new("bench", "[file] [options]", "Measures a module, on a server of its own")
+                .flags(&[
+                    flag("key", Kind::Text, "/bench/", "the prefix that it is granted"),
+                    flag("call", Kind::Text, "", "the procedure to call, if it has any"),
+                    flag("argument", Kind::Text, "", "what to call it with"),
+                    flag("clients", Kind::Integer, "16", "how many ask at once"),
+                    flag("time", Kind::Duration, "3s", "how long each load lasts"),
+                    flag("server", Kind::Text, "", "the program instar; found beside this one"),
+                ])
+                .run(|invocation| Box::pin(module_bench::bench(invocation))),
+            Command::new("logs", "<name> [options]", "Shows what a module logs on the member")
+                .flags(&[
+                    flag("follow", Kind::Bool, "", "go on until interrupted").short('f'),
+                    flag("tail", Kind::Integer, "0", "begin with so many lines; 0: with all"),
+                ])
+                .run(|invocation| Box::pin(module_work::logs(invocation))),
+            Command::new("top", "[options]", "Shows what modules cost on the member")
+                .flags(&[
+                    flag("interval", Kind::Duration, "1s", "how often"),
+                    flag("count", Kind::Integer, "0", "how many times; 0: until interrupted"),
+                ])
+                .run(|invocation| Box::pin(module_work::top(invocation))),
             Command::new("list", "", "Lists the modules that the cluster has")
                 .run(|invocation| Box::pin(module::list(invocation))),
             Command::new("put", "<file>", "Brings a component into the cluster")

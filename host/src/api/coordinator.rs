@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proto::instar::v1::{CallModuleRequest, CallModuleResponse, Machines, Modules};
 
 use crate::raft::{ChangeRefused, MembershipChange};
-use crate::runtime::{Admission, Rejection};
+use crate::runtime::{Admission, Journal, Rejection};
 use crate::watch::Hub;
 
 /// Serves requests. There is one coordinator for each client runtime (a single thread), and everything that it is
@@ -108,6 +108,11 @@ pub trait Coordinator: Send + Sync + 'static {
         _call: CallModuleRequest,
     ) -> impl Future<Output = Result<CallModuleResponse, RequestError>> + Send {
         std::future::ready(Err(RequestError::Unavailable("there are no modules".to_owned())))
+    }
+
+    /// What modules have done on this member.
+    fn module_journal(&self) -> Option<Arc<Journal>> {
+        None
     }
 
     /// Makes another member the leader, if this one is.

@@ -107,6 +107,8 @@ pub(super) enum Method {
     ModuleActivate,
     ModuleDisable,
     ModuleCall,
+    ModuleLogs,
+    ModuleStatistics,
     HealthCheck,
     HealthList,
     HealthWatch,
@@ -157,6 +159,8 @@ impl Method {
             "/instar.v1.Module/Activate" => Method::ModuleActivate,
             "/instar.v1.Module/Disable" => Method::ModuleDisable,
             "/instar.v1.Module/Call" => Method::ModuleCall,
+            "/instar.v1.Module/Logs" => Method::ModuleLogs,
+            "/instar.v1.Module/Statistics" => Method::ModuleStatistics,
             "/grpc.health.v1.Health/Check" => Method::HealthCheck,
             "/grpc.health.v1.Health/List" => Method::HealthList,
             "/grpc.health.v1.Health/Watch" => Method::HealthWatch,
@@ -177,6 +181,7 @@ impl Method {
                 | Method::Observe
                 | Method::MachinePut
                 | Method::ModulePut
+                | Method::ModuleLogs
         )
     }
 }
@@ -379,6 +384,7 @@ pub(super) async fn serve_stream<C: Coordinator>(
             }
             Method::MachinePut => machine::put(service, headers, requests, responses).await,
             Method::ModulePut => module::put(service, headers, requests, responses).await,
+            Method::ModuleLogs => module::logs(service, headers, requests, responses).await,
             Method::Observe => election::observe(service, headers, requests, responses).await,
             other => Ok(Err(no_such_method(&format!("/{other:?}")))),
         }
@@ -455,6 +461,7 @@ async fn answer_rare<C: Coordinator>(
         Method::ModuleList
         | Method::ModuleActivate
         | Method::ModuleDisable
+        | Method::ModuleStatistics
         | Method::ModuleCall => module::unary(service, method, headers, message).await,
         Method::Lock | Method::Unlock => lock::unary(service, method, headers, message).await,
         Method::Campaign | Method::Proclaim | Method::Leader | Method::Resign => {

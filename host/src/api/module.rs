@@ -17,10 +17,12 @@ use super::grpc::{Method, Service, check_metadata};
 use super::http1::{Answer, JSON, answer};
 use super::kv::decode;
 use super::machine::{check_right, receive};
+use super::services::only_request;
 use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
 use super::wire::Frame;
 use crate::limits;
+use crate::runtime::{Export, Line, Page, Work};
 
 pub(super) async fn unary<C: Coordinator>(
     service: &Service<C>,
@@ -42,6 +44,10 @@ pub(super) async fn unary<C: Coordinator>(
         Method::ModuleDisable => {
             check_right(service)?;
             ModuleRequest::Disable { name: decode::<pb::DisableModuleRequest>(message)?.name }
+        }
+        Method::ModuleStatistics => {
+            let statistics = statistics(service);
+            return Ok(Frame::plain(statistics.encode_to_vec().into()));
         }
         _ => ModuleRequest::List,
     };
@@ -68,6 +74,66 @@ pub(super) async fn put<C: Coordinator>(
     let response = pb::PutModuleResponse { digest, modules: Some(modules) };
     responses.send(Frame::plain(response.encode_to_vec().into())).await?;
     Ok(Ok(()))
+}
+
+fn statistics<C: Coordinator>(service: &Service<C>) -> pb::ModuleStatistics {
+    let works = service.coordinator.module_journal().map(|journal| journal.works());
+    let work = |(name, export, work): (String, Export, Work)| pb::ModuleWork {
+        name,
+        export: export.name().to_owned(),
+        runs: work.runs,
+        failures: work.failures,
+        fuel: work.fuel,
+        time_us: u64::try_from(work.time.as_micros()).unwrap_or(u64::MAX),
+    };
+    pb::ModuleStatistics { works: works.unwrap_or_default().into_iter().map(work).collect() }
+}
+
+/// Module.Logs: the lines that are kept, and then those that come.
+pub(super) async fn logs<C: Coordinator>(
+    service: &Service<C>,
+    headers: &HeaderMap,
+    requests: &mut Requests<'_>,
+    responses: &mut Responses<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let checked = only_request::<pb::ModuleLogsRequest>(requests).await.and_then(|request| {
+        check_metadata(service.coordinator.standing(), headers, false)?;
+        Ok(request)
+    });
+    let request = match checked {
+        Ok(request) => request,
+        Err(status) => return Ok(Err(status)),
+    };
+    let Some(journal) = service.coordinator.module_journal() else { return Ok(Ok(())) };
+    let mut grown = journal.subscribe();
+    let all = u64::from(request.tail).checked_sub(1).map_or(u64::MAX, |tail| tail + 1);
+    let mut from = journal.tail(&request.name, all);
+    loop {
+        grown.mark_unchanged();
+        let page = journal.lines(&request.name, from, limits::MODULE_LOG_PAGE_LINES);
+        from = page.next;
+        if !page.lines.is_empty() {
+            responses.send(Frame::plain(lines(page).encode_to_vec().into())).await?;
+            continue;
+        }
+        if !request.follow {
+            return Ok(Ok(()));
+        }
+        tokio::select! {
+            // The journal lives as long as the server.
+            _ = grown.changed() => {}
+            driven = responses.drive() => driven?,
+        }
+    }
+}
+
+fn lines(page: Page) -> pb::ModuleLogLines {
+    let line = |line: Line| pb::ModuleLogLine {
+        level: line.level.to_owned(),
+        text: line.text,
+        index: line.index,
+    };
+    pb::ModuleLogLines { lines: page.lines.into_iter().map(line).collect(), dropped: page.dropped }
 }
 
 async fn call<C: Coordinator>(

@@ -14,8 +14,8 @@ mod tests;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use prometheus::{
-    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-    TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, TextEncoder,
 };
 
 pub use calls::{Call, Calls, METHOD_CODES, Method, MethodKind, MethodTable};
@@ -53,6 +53,7 @@ pub struct Metrics {
     pub guest_apply_seconds: Histogram,
     pub apply_batch_entries: Histogram,
     pub guest_fuel: IntCounter,
+    pub modules: Modules,
 
     // What clients ask for.
     pub health: Health,
@@ -90,6 +91,38 @@ impl Peers {
                 "Round-Trip-Time histogram between peers",
                 DOUBLING_FROM_100_US,
                 &["To"],
+            ),
+        }
+    }
+}
+
+/// What modules have cost here, by name and export.
+pub struct Modules {
+    pub runs: IntCounterVec,
+    pub failures: IntCounterVec,
+    pub fuel: IntCounterVec,
+    pub seconds: CounterVec,
+}
+
+impl Modules {
+    fn new(to: &mut Registrar) -> Modules {
+        let labels = &["module", "export"];
+        Modules {
+            runs: to.counters("instar_module_runs_total", "How often modules were run.", labels),
+            failures: to.counters(
+                "instar_module_failures_total",
+                "How often modules failed: traps, loops, and answers that are none.",
+                labels,
+            ),
+            fuel: to.counters(
+                "instar_module_fuel_total",
+                "The fuel that modules have used.",
+                labels,
+            ),
+            seconds: to.float_counters(
+                "instar_module_seconds_total",
+                "The time that modules have run for.",
+                labels,
             ),
         }
     }
@@ -180,6 +213,7 @@ impl Metrics {
                 "instar_guest_fuel_total",
                 "The fuel (about one unit an instruction) that applied batches have used.",
             ),
+            modules: Modules::new(&mut to),
             health: Health::new(&mut to),
             calls: calls::Vectors::new(&mut to),
             registry: Registry::new(),

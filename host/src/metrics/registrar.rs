@@ -2,8 +2,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, exponential_buckets, process_collector::ProcessCollector,
+    CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, exponential_buckets, process_collector::ProcessCollector,
 };
 
 use super::Buckets;
@@ -62,6 +62,12 @@ impl Registrar {
 
     pub(super) fn counters(&mut self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         let made = IntCounterVec::new(Opts::new(name, help), labels);
+        self.add(made.unwrap_or_else(|_| invalid(name)), "counter")
+    }
+
+    /// Counters of what is no whole number.
+    pub(super) fn float_counters(&mut self, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+        let made = CounterVec::new(Opts::new(name, help), labels);
         self.add(made.unwrap_or_else(|_| invalid(name)), "counter")
     }
 

@@ -15,7 +15,7 @@ use super::{
     host_state::{HostState, Source},
     imports,
     instance::{Instance, NotMade},
-    modules::{self, Module, ModuleState},
+    modules::{self, Journal, Module, ModuleState},
     reader::Reader,
 };
 use crate::limits::COMPONENT_BYTES;
@@ -61,9 +61,13 @@ impl Runtime {
     /// # Errors
     ///
     /// Says what of the component does not follow the contract of modules.
-    pub fn load_module(&self, component: &[u8]) -> Result<Module, RuntimeError> {
+    pub fn load_module(
+        &self,
+        component: &[u8],
+        journal: &Arc<Journal>,
+    ) -> Result<Module, RuntimeError> {
         let (digest, compiled) = self.compiled(component)?;
-        Module::new(&self.engine, &self.module_linker, digest, &compiled)
+        Module::new(&self.engine, &self.module_linker, digest, &compiled, journal)
     }
 
     fn compiled(&self, component: &[u8]) -> Result<([u8; 32], Component), RuntimeError> {

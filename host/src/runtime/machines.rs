@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use super::{Admission, Answer, Machine, Module, QueryError, Reader, Runtime, RuntimeError};
+use super::{
+    Admission, Answer, Journal, Machine, Module, QueryError, Reader, Runtime, RuntimeError,
+};
 use crate::storage::View;
 
 /// All machines of a process.
@@ -18,6 +20,7 @@ pub struct Machines {
     compiled: Mutex<BTreeMap<[u8; 32], Machine>>,
     active: ArcSwap<Machine>,
     modules: Mutex<BTreeMap<[u8; 32], Module>>,
+    journal: Arc<Journal>,
 }
 
 impl Machines {
@@ -29,6 +32,7 @@ impl Machines {
             compiled: Mutex::new(compiled),
             active,
             modules: Mutex::default(),
+            journal: Arc::default(),
         })
     }
 
@@ -65,9 +69,14 @@ impl Machines {
 
     /// As [`Self::compile`], for a module.
     pub fn compile_module(&self, component: &[u8]) -> Result<Module, RuntimeError> {
-        let module = self.runtime.load_module(component)?;
+        let module = self.runtime.load_module(component, &self.journal)?;
         self.lock_modules().insert(module.digest(), module.clone());
         Ok(module)
+    }
+
+    /// What modules have done here.
+    pub fn journal(&self) -> Arc<Journal> {
+        self.journal.clone()
     }
 
     fn lock_modules(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Module>> {

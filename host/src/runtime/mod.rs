@@ -44,8 +44,8 @@ pub use fuel::{Budget, Budgets};
 pub use machine::{Machine, Runtime};
 pub use machines::{ActiveReader, Machines};
 pub use modules::{
-    Access, KeyValue, Keys, Module, ModuleDescription, Moment, Operation, Serves, TouchedKey,
-    Written,
+    Access, Export, Journal, KeyValue, Keys, Line, Module, ModuleDescription, Moment, Operation,
+    Page, Serves, TouchedKey, Work, Written,
 };
 #[cfg(feature = "native-guest")]
 pub use native::{Machine, Reader, Runtime};

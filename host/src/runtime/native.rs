@@ -10,8 +10,8 @@ use guest_kv::tables::Table;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Admission, Answer, Applied, ApplyError, Commit, Description, Entry, LocalFailure, Module,
-    Outcome, QueryError, Rejection, Route, RuntimeError, Spent, UpkeepError, fuel::Budgets,
+    Admission, Answer, Applied, ApplyError, Commit, Description, Entry, Journal, LocalFailure,
+    Module, Outcome, QueryError, Rejection, Route, RuntimeError, Spent, UpkeepError, fuel::Budgets,
     imports::put_varint, outcome,
 };
 use crate::storage::{Overlay, StorageError, TableKind, TableSpec, Tables, View};
@@ -32,7 +32,11 @@ impl Runtime {
     }
 
     /// Modules are what the sandbox is for.
-    pub fn load_module(&self, _component: &[u8]) -> Result<Module, RuntimeError> {
+    pub fn load_module(
+        &self,
+        _component: &[u8],
+        _journal: &Arc<Journal>,
+    ) -> Result<Module, RuntimeError> {
         let reason = "this server was built to run the machine natively, and runs no modules";
         Err(RuntimeError::Invalid(reason.to_owned()))
     }

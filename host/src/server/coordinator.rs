@@ -21,7 +21,9 @@ use crate::api::{
 use crate::lease::Leases;
 use crate::metrics::metrics;
 use crate::raft::{self, ChangeError, MembershipChange, MoveLeaderError, Node, Shard, WatchEvent};
-use crate::runtime::{self, ActiveReader, Admission, Answer, CallError, LocalFailure, QueryError};
+use crate::runtime::{
+    self, ActiveReader, Admission, Answer, CallError, Journal, LocalFailure, QueryError,
+};
 use crate::storage::Views;
 use crate::watch::{History, HistoryError, Hub};
 
@@ -290,6 +292,10 @@ impl Coordinator for ClientCoordinator {
     ) -> Result<CallModuleResponse, RequestError> {
         self.check_service()?;
         module_service::call(&self.shard, call).await
+    }
+
+    fn module_journal(&self) -> Option<Arc<Journal>> {
+        Some(self.shared.machines.journal())
     }
 
     async fn move_leader(&self, to: u64) -> Result<(), RequestError> {

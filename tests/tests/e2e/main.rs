@@ -94,6 +94,7 @@ const CASES: &[Case] = &tests::cases![
     modules::misbehaving_beside_others,
     modules::by_command_line_and_http,
     modules::from_nothing,
+    modules::observed,
     maintenance::alarms_are_etcds,
     maintenance::a_full_database,
     maintenance::a_fresh_member_is_small,

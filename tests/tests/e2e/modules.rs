@@ -12,6 +12,7 @@ use proto::instar::v1::module_client::ModuleClient;
 use tests::case::{Scene, Verdict};
 use tests::client::Client;
 use tests::cluster::{Cluster, Plan, etcd_programs, instarctl};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tonic::codegen::tokio_stream;
 use tonic::transport::{Channel, Endpoint};
@@ -413,6 +414,59 @@ pub async fn by_command_line_and_http(scene: Scene) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
+/// What a module logs can be followed, and what it costs can be seen, on any member.
+pub async fn observed(scene: Scene) -> Result<Verdict> {
+    if !scene.is_instar() {
+        return Ok(Verdict::Skipped("etcd has no modules".to_owned()));
+    }
+    let (cluster, mut modules) =
+        cluster_with(&scene, ::modules::HOSTILE, "hostile", &["/hostile/"]).await?;
+    modules.call("hostile", "log", "before").await?;
+    let endpoints = format!("--endpoints={}", cluster.members[1].address);
+    let module = |arguments: &[&str]| -> Result<Command> {
+        let mut command = Command::new(instarctl()?);
+        command.args([&endpoints, "module"]).args(arguments);
+        Ok(command)
+    };
+    let mut following = module(&["logs", "-f", "hostile"])?
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(following.stdout.take().context("its output")?).lines();
+    ensure!(lines.next_line().await?.as_deref() == Some("INFO  before"), "what was before");
+    modules.call("hostile", "log", "after").await?;
+    ensure!(lines.next_line().await?.as_deref() == Some("INFO  after"), "what came after");
+    // One call logs so much and no more, whatever it tries.
+    modules.call("hostile", "flood-log", "").await?;
+    modules.call("hostile", "log", "end").await?;
+    let mut flood = 0;
+    while lines.next_line().await?.context("more lines")? != "INFO  end" {
+        flood += 1;
+    }
+    ensure!(flood == 16, "{flood} lines of one call");
+    following.kill().await?;
+    let last = module(&["logs", "hostile", "--tail", "2", "-w", "json"])?.output().await?;
+    let last = String::from_utf8(last.stdout)?;
+    let texts: Result<Vec<_>> = last
+        .lines()
+        .map(|line| Ok(serde_json::from_str::<serde_json::Value>(line)?["text"].to_string()))
+        .collect();
+    ensure!(texts? == [r#""flood 15""#, r#""end""#], "{last}");
+
+    // Every member runs what is called on one of them.
+    let statistics = modules.0.statistics(module_pb::ModuleStatisticsRequest {}).await?;
+    let [work] = &statistics.get_ref().works[..] else { bail!("{statistics:?}") };
+    ensure!((work.export.as_str(), work.runs, work.failures) == ("call", 4, 0), "{work:?}");
+    ensure!(work.fuel > 0 && work.time_us > 0, "{work:?}");
+    let shown = module(&["top", "--count", "1", "--interval", "100ms"])?.output().await?;
+    let shown = String::from_utf8(shown.stdout)?;
+    ensure!(shown.contains("FUEL/RUN") && shown.contains("hostile"), "{shown}");
+    let metrics = raw::http(&cluster.members[2].address, "GET", "/metrics").await?.body;
+    let expected = r#"instar_module_runs_total{export="call",module="hostile"} 4"#;
+    ensure!(metrics.contains(expected), "{metrics}");
+    Ok(Verdict::Passed)
+}
+
 /// From nothing to serving, by following the guide; and from an edit to running.
 pub async fn from_nothing(scene: Scene) -> Result<Verdict> {
     if !scene.is_instar() {
@@ -435,6 +489,11 @@ pub async fn from_nothing(scene: Scene) -> Result<Verdict> {
     run(&scene.directory, &["new", "counter", "--template", "call", "--sdk", sdk]).await?;
     let directory = scene.directory.join("counter");
     run(&directory, &["build"]).await?;
+    let load =
+        ["bench", "--call", "add", "--argument", "1", "--key", "/counter/", "--time", "300ms"];
+    let measured = run(&directory, &load).await?;
+    ensure!(measured.contains("calls of add") && !measured.contains("failed:"), "{measured}");
+    scene.note(measured);
     run(&directory, &["put", "counter.wasm"]).await?;
     run(&directory, &["activate", "counter", "--grant", "/counter/"]).await?;
     ensure!(run(&directory, &["call", "counter", "add", "2"]).await? == "2");

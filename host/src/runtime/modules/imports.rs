@@ -113,11 +113,25 @@ fn write_log(mut cx: Cx, (level, message): (LogLevel, String)) -> wasmtime::Resu
     }
     let module = &state.name;
     let line = &message[..message.floor_char_boundary(MACHINE_LOG_LINE_BYTES)];
-    match level {
-        LogLevel::Debug => tracing::debug!(target: "module", module, "{line}"),
-        LogLevel::Info => tracing::info!(target: "module", module, "{line}"),
-        LogLevel::Warn => tracing::warn!(target: "module", module, "{line}"),
-        LogLevel::Error => tracing::error!(target: "module", module, "{line}"),
-    }
+    let level = match level {
+        LogLevel::Debug => {
+            tracing::debug!(target: "module", module, "{line}");
+            "debug"
+        }
+        LogLevel::Info => {
+            tracing::info!(target: "module", module, "{line}");
+            "info"
+        }
+        LogLevel::Warn => {
+            tracing::warn!(target: "module", module, "{line}");
+            "warn"
+        }
+        LogLevel::Error => {
+            tracing::error!(target: "module", module, "{line}");
+            "error"
+        }
+    };
+    let line = line.to_owned();
+    state.lines.push((level, line));
     Ok(())
 }

@@ -6,10 +6,12 @@
 
 mod abi;
 mod imports;
+mod journal;
 mod state;
 mod types;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use wasmtime::{
@@ -20,6 +22,8 @@ use wasmtime::{
 };
 
 pub(in crate::runtime) use imports::add_to_linker;
+use journal::Run;
+pub use journal::{Export, Journal, Line, Page, Work};
 pub(in crate::runtime) use state::ModuleState;
 pub use types::{
     Access, KeyValue, Keys, ModuleDescription, Moment, Operation, Serves, TouchedKey, Written,
@@ -52,6 +56,7 @@ struct Inner {
     exports: Exports,
     description: ModuleDescription,
     digest: [u8; 32],
+    journal: Arc<Journal>,
 }
 
 struct Exports {
@@ -73,6 +78,7 @@ impl Module {
         linker: &Linker<ModuleState>,
         digest: [u8; 32],
         compiled: &Component,
+        journal: &Arc<Journal>,
     ) -> Result<Self, RuntimeError> {
         check_imports(engine, compiled)?;
         let find = |name| {
@@ -91,7 +97,8 @@ impl Module {
             .instantiate_pre(compiled)
             .map_err(|error| RuntimeError::Invalid(format!("{error:#}")))?;
         let description = describe(&pre, &exports)?;
-        Ok(Module { inner: Arc::new(Inner { pre, exports, description, digest }) })
+        let journal = journal.clone();
+        Ok(Module { inner: Arc::new(Inner { pre, exports, description, digest, journal }) })
     }
 
     /// The SHA-256 of the component.
@@ -116,8 +123,8 @@ impl Module {
         moment: Moment,
     ) -> Result<(Result<Bytes, Rejection>, Written), CallError> {
         let parameters: CallParameters = (procedure, argument.to_vec(), moment.into());
-        let export = &self.inner.exports.call;
-        let (reply, written) = self.run::<_, CallResult>(access, true, export, parameters)?;
+        let run = (Export::Call, moment.index);
+        let (reply, written) = self.run::<_, CallResult>(access, run, parameters)?;
         if reply.0.as_ref().is_ok_and(|body| body.len() > MODULE_RESULT_BYTES) {
             let message = format!("its answer is longer than {MODULE_RESULT_BYTES} bytes");
             return Err(Fault::new(message).into());
@@ -138,8 +145,8 @@ impl Module {
     ) -> Result<Result<(), Rejection>, CallError> {
         let operations = operations.into_iter().map(abi::OperationCase::from).collect();
         let parameters: AdmitParameters = (operations, moment.into());
-        let export = &self.inner.exports.admit;
-        let (reply, _) = self.run::<_, AdmitResult>(access, false, export, parameters)?;
+        let run = (Export::Admit, moment.index);
+        let (reply, _) = self.run::<_, AdmitResult>(access, run, parameters)?;
         checked(reply.0)
     }
 
@@ -156,27 +163,38 @@ impl Module {
     ) -> Result<Written, CallError> {
         let events = events.into_iter().map(abi::Event::from).collect();
         let parameters: ReactParameters = (events, moment.into());
-        let export = &self.inner.exports.react;
-        self.run::<_, ()>(access, true, export, parameters).map(|((), written)| written)
+        let run = (Export::React, moment.index);
+        self.run::<_, ()>(access, run, parameters).map(|((), written)| written)
     }
 
     fn run<P, R>(
         &self,
         access: Access,
-        may_write: bool,
-        export: &ComponentExportIndex,
+        (export, index): (Export, u64),
         parameters: P,
     ) -> Result<(R, Written), CallError>
     where
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift + 'static,
     {
-        let state = ModuleState::new(&self.inner.description.name, Some(access), may_write);
-        let mut instance = Instance::new(&self.inner.pre, state)?;
-        let export = instance.export::<P, R>(export)?;
-        let result = instance.call(&export, parameters);
-        metrics().guest_fuel.inc_by(instance.fuel_used());
-        Ok((result?, instance.into_state().into_written()))
+        let started = Instant::now();
+        let Inner { pre, exports, description, journal, .. } = &*self.inner;
+        let (may_write, function) = match export {
+            Export::Call => (true, &exports.call),
+            Export::Admit => (false, &exports.admit),
+            Export::React => (true, &exports.react),
+        };
+        let state = ModuleState::new(&description.name, Some(access), may_write);
+        let mut instance = Instance::new(pre, state)?;
+        let function = instance.export::<P, R>(function)?;
+        let result = instance.call(&function, parameters);
+        let fuel = instance.fuel_used();
+        metrics().guest_fuel.inc_by(fuel);
+        let mut state = instance.into_state();
+        let (failed, lines) = (result.is_err(), std::mem::take(&mut state.lines));
+        let time = started.elapsed();
+        journal.record(&description.name, Run { export, index, failed, fuel, time, lines });
+        Ok((result?, state.into_written()))
     }
 }
 

@@ -26,6 +26,8 @@ pub(in crate::runtime) struct ModuleState {
     host: HostState,
     /// For its log lines.
     pub name: String,
+    /// What it has logged: the level, and the text.
+    pub lines: Vec<(&'static str, String)>,
     /// None while it describes itself.
     access: Option<Access>,
     may_write: bool,
@@ -50,6 +52,7 @@ impl ModuleState {
         ModuleState {
             host: HostState::new(None, Source::Nothing, budget),
             name: name.to_owned(),
+            lines: Vec::new(),
             access,
             may_write,
             written: Written::default(),

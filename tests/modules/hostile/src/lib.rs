@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use instar_sdk::{Event, Module, Moment, Operation, Rejection, Served, export, kv, store};
+use instar_sdk::{Event, Module, Moment, Operation, Rejection, Served, export, kv, log, store};
 
 pub struct Hostile;
 
@@ -78,6 +78,16 @@ fn misbehave(how: &str, argument: &[u8]) -> Result<Vec<u8>, Rejection> {
         "flood-bytes" => {
             for number in 0.. {
                 kv::put(format!("/hostile/bytes/{number}"), vec![0; 1 << 20])?;
+            }
+            Ok(Vec::new())
+        }
+        "log" => {
+            log::info(String::from_utf8_lossy(argument));
+            Ok(Vec::new())
+        }
+        "flood-log" => {
+            for number in 0..10_000 {
+                log::warn(format!("flood {number}"));
             }
             Ok(Vec::new())
         }
