@@ -1,14 +1,15 @@
 //! How many keys there are in each directory, so that counting those below a prefix does not walk over them: machine
 //! 1.1, schema 2.
 //!
-//! A key's directory is the key up to and with its last slash; a key without one is in the empty directory. The table
+//! A directory is a key up to and with one of its slashes: its first `LEVELS`, as far as `DIRECTORY_BYTES` go. The table
 //! is durable:
-//! - `0`: how far the directories are counted (`Counted`). There is none before the migration begins: until then the
-//!   rows are those of schema 1, and a machine of schema 1 can take them back.
-//! - `1` and a directory: how many live keys are directly in it (8 bytes big-endian), unless there are none.
+//! - `0`: how far keys are counted (`Counted`). There is none before the migration begins: until then the table is
+//!   empty, and a machine of schema 1 can take the rows back.
+//! - `1` and a directory: how many live keys begin with it (8 bytes big-endian), unless there are none.
 //!
-//! While the migration goes on, in the order of keys, a write counts if its key is behind where the migration is: what
-//! is before it will be met by it.
+//! The invariant, at the end of every call: the counts are those of the live keys that are counted, no others. The
+//! migration counts keys in their order, so a write counts if its key is before where the migration is; what is not is
+//! met by it later, as it is then.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -16,34 +17,47 @@ use std::ops::ControlFlow;
 use crate::Progress;
 use crate::revision::number;
 use crate::row::corrupt;
-use crate::tables::{CURRENT, DIRECTORY, Tables, scan_all};
+use crate::tables::{CURRENT, DIRECTORY, Tables};
+
+/// Whether this machine counts. The library's own tests are those of the machine that does.
+pub const ENABLED: bool = cfg!(any(test, feature = "counters"));
 
 const COUNTED_KEY: &[u8] = &[0];
 const COUNT: u8 = 1;
 
-/// Keys that a step of the migration counts: some milliseconds.
-const STEP_ROWS: u32 = 2000;
-const PAGE_ROWS: u32 = 1000;
+/// Directories of one key that are counted: what a key without limits could ask for on each write.
+const LEVELS: usize = 8;
+const DIRECTORY_BYTES: usize = 512;
 
-/// How far the directories are counted.
+/// Keys that a step of the migration counts, and directories that it meets: some milliseconds.
+const STEP_ROWS: u32 = 1000;
+const STEP_DIRECTORIES: usize = 1000;
+
+/// How far keys are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Counted {
+    Nothing,
     /// All keys before this one.
     Before(Vec<u8>),
     Everything,
 }
 
 impl Counted {
-    fn read<T: Tables>(tables: &T) -> Option<Self> {
-        tables.get(DIRECTORY, COUNTED_KEY, |row| match row {
+    fn read<T: Tables>(tables: &T) -> Self {
+        if !ENABLED {
+            return Counted::Nothing;
+        }
+        let counted = tables.get(DIRECTORY, COUNTED_KEY, |row| match row {
             [0, key @ ..] => Counted::Before(key.to_vec()),
             [1] => Counted::Everything,
-            _ => corrupt("the directories are counted up to nowhere"),
-        })
+            _ => corrupt("keys are counted up to nowhere"),
+        });
+        counted.unwrap_or(Counted::Nothing)
     }
 
     fn write<T: Tables>(&self, tables: &mut T) {
         match self {
+            Counted::Nothing => tables.delete(DIRECTORY, COUNTED_KEY),
             Counted::Before(key) => tables.put(DIRECTORY, COUNTED_KEY, &[&[0], &key[..]].concat()),
             Counted::Everything => tables.put(DIRECTORY, COUNTED_KEY, &[1]),
         }
@@ -51,48 +65,90 @@ impl Counted {
 
     fn includes(&self, key: &[u8]) -> bool {
         match self {
+            Counted::Nothing => false,
             Counted::Before(next) => key < next.as_slice(),
             Counted::Everything => true,
         }
     }
 }
 
-/// A key has come to life, or has died.
-pub fn note<T: Tables>(tables: &mut T, key: &[u8], change: i64) {
-    if Counted::read(tables).is_some_and(|counted| counted.includes(key)) {
-        add(tables, directory(key), change);
+/// Keys that come to life and die, until `write`.
+pub struct Changes {
+    counted: Counted,
+    of: BTreeMap<Vec<u8>, i64>,
+}
+
+impl Changes {
+    pub fn new<T: Tables>(tables: &T) -> Self {
+        Changes { counted: Counted::read(tables), of: BTreeMap::new() }
+    }
+
+    pub fn note(&mut self, key: &[u8], change: i64) {
+        if self.counted.includes(key) {
+            self.add(key, change);
+        }
+    }
+
+    fn add(&mut self, key: &[u8], change: i64) {
+        for directory in directories(key) {
+            match self.of.get_mut(directory) {
+                Some(sum) => *sum += change,
+                None => drop(self.of.insert(directory.to_vec(), change)),
+            }
+        }
+    }
+
+    pub fn write<T: Tables>(self, tables: &mut T) {
+        for (directory, change) in self.of.into_iter().filter(|(_, change)| *change != 0) {
+            let key = row_key(&directory);
+            match tables.get(DIRECTORY, &key, read_count).unwrap_or(0).checked_add_signed(change) {
+                None => corrupt("a directory has fewer keys than none"),
+                Some(0) => tables.delete(DIRECTORY, &key),
+                Some(count) => tables.put(DIRECTORY, &key, &count.to_be_bytes()),
+            }
+        }
     }
 }
 
-/// How many live keys begin with a prefix that ends in a slash; none if it has to be counted otherwise.
+/// A key has come to life (1), or has died (-1).
+pub fn note<T: Tables>(tables: &mut T, key: &[u8], change: i64) {
+    if ENABLED && key.contains(&b'/') {
+        let mut changes = Changes::new(tables);
+        changes.note(key, change);
+        changes.write(tables);
+    }
+}
+
+/// How many live keys there are from `start` to `end`; none unless that is a directory, and all keys are counted.
 pub fn count<T: Tables>(tables: &T, start: &[u8], end: &[u8]) -> Option<u64> {
-    let (last, before) = start.split_last()?;
-    let is_prefix = *last == b'/' && end.split_last() == Some((&(b'/' + 1), before));
-    if !is_prefix || Counted::read(tables)? != Counted::Everything {
+    if !ENABLED || end_of(start)? != end || directories(start).last() != Some(start) {
         return None;
     }
-    Some(sum(tables, &row_key(start), &row_key(end)))
+    let is_known = Counted::read(tables) == Counted::Everything;
+    is_known.then(|| tables.get(DIRECTORY, &row_key(start), read_count).unwrap_or(0))
 }
 
-/// One step of the migration from schema 1, which goes on from where the table says that it is.
+/// One step of the migration from schema 1. It goes on from where the table says that it is.
 pub fn migrate<T: Tables>(tables: &mut T) -> Progress {
     let start = match Counted::read(tables) {
-        None => Vec::new(),
-        Some(Counted::Before(key)) => key,
-        Some(Counted::Everything) => return Progress::Done,
+        Counted::Nothing => Vec::new(),
+        Counted::Before(key) => key,
+        Counted::Everything => return Progress::Done,
     };
-    let mut found = BTreeMap::<Vec<u8>, i64>::new();
+    let (mut found, mut full) = (Changes::new(tables), None);
     let next = tables.scan(CURRENT, &start, &[], STEP_ROWS, &mut |key, _| {
-        *found.entry(directory(key).to_vec()).or_default() += 1;
-        ControlFlow::Continue(())
+        found.add(key, 1);
+        if found.of.len() < STEP_DIRECTORIES {
+            return ControlFlow::Continue(());
+        }
+        full = Some([key, &[0]].concat());
+        ControlFlow::Break(())
     });
-    for (directory, keys) in found {
-        add(tables, &directory, keys);
-    }
-    match next {
-        Some(key) => {
-            Counted::Before(key.clone()).write(tables);
-            Progress::More(key)
+    found.write(tables);
+    match full.or(next) {
+        Some(next) => {
+            Counted::Before(next.clone()).write(tables);
+            Progress::More(next)
         }
         None => {
             Counted::Everything.write(tables);
@@ -101,113 +157,62 @@ pub fn migrate<T: Tables>(tables: &mut T) -> Progress {
     }
 }
 
-/// Whether the counts add up to the keys that are there.
-pub fn check<T: Tables>(tables: &T) -> Result<(), String> {
-    let end = match Counted::read(tables) {
-        None => return Ok(()),
-        Some(Counted::Everything) => Vec::new(),
-        Some(Counted::Before(key)) => key,
+/// Whether a row says what the live keys say.
+pub fn check_row<T: Tables>(tables: &T, key: &[u8], row: &[u8]) -> Result<(), String> {
+    let counted = Counted::read(tables);
+    let Some(directory) = key.strip_prefix(&[COUNT]) else {
+        return match key == COUNTED_KEY {
+            true => Ok(()),
+            false => Err(format!("the directories have the malformed row {key:?}")),
+        };
     };
-    let (counted, alive) = (sum(tables, &[COUNT], &[]), tables.count(CURRENT, &[], &end));
-    match counted == alive {
+    let (Some(count), Some(end)) = (number(row, 0), end_of(directory)) else {
+        return Err(format!("directory {directory:?} has no number, or no slash"));
+    };
+    let end = match counted {
+        Counted::Nothing => return Err("keys are counted before the migration".to_owned()),
+        Counted::Before(key) => key.min(end),
+        Counted::Everything => end,
+    };
+    let alive = if directory < &end[..] { tables.count(CURRENT, directory, &end) } else { 0 };
+    match u64::try_from(count) == Ok(alive) && alive > 0 {
         true => Ok(()),
-        false => Err(format!("the directories have {counted} keys, and {alive} are alive")),
+        false => Err(format!("directory {directory:?} has {alive} keys, and {count} are counted")),
     }
 }
 
-fn directory(key: &[u8]) -> &[u8] {
-    let slash = key.iter().rposition(|byte| *byte == b'/');
-    slash.map_or(&[], |slash| &key[..=slash])
+/// Whether a live key is counted, if it is to be.
+pub fn check_key<T: Tables>(tables: &T, key: &[u8]) -> Result<(), String> {
+    if !Counted::read(tables).includes(key) {
+        return Ok(());
+    }
+    let is_there = |directory: &[u8]| tables.get(DIRECTORY, &row_key(directory), |_| ()).is_some();
+    match directories(key).find(|directory| !is_there(directory)) {
+        None => Ok(()),
+        Some(directory) => Err(format!("{key:?} is alive, and {directory:?} is not counted")),
+    }
+}
+
+fn directories(key: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = key.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    let directories = slashes.map(|(at, _)| &key[..=at]).take(LEVELS);
+    directories.take_while(|directory| directory.len() <= DIRECTORY_BYTES)
+}
+
+/// The first key behind a directory; none if it ends in no slash.
+fn end_of(directory: &[u8]) -> Option<Vec<u8>> {
+    let before = directory.strip_suffix(b"/")?;
+    Some([before, &[b'/' + 1]].concat())
 }
 
 fn row_key(directory: &[u8]) -> Vec<u8> {
     [&[COUNT], directory].concat()
 }
 
-fn read_count(row: &[u8]) -> i64 {
-    number(row, 0).unwrap_or_else(|| corrupt("the count of a directory is no number"))
-}
-
-fn sum<T: Tables>(tables: &T, start: &[u8], end: &[u8]) -> u64 {
-    let mut sum = 0;
-    let _ = scan_all(tables, DIRECTORY, start, end, PAGE_ROWS, &mut |_, row| {
-        sum += read_count(row);
-        ControlFlow::Continue(())
-    });
-    sum.unsigned_abs()
-}
-
-fn add<T: Tables>(tables: &mut T, directory: &[u8], change: i64) {
-    let key = row_key(directory);
-    let before = tables.get(DIRECTORY, &key, read_count).unwrap_or(0);
-    match before + change {
-        0 => tables.delete(DIRECTORY, &key),
-        after if after > 0 => tables.put(DIRECTORY, &key, &after.to_be_bytes()),
-        _ => corrupt("a directory has fewer keys than none"),
-    }
+fn read_count(row: &[u8]) -> u64 {
+    let count = number(row, 0).and_then(|count| u64::try_from(count).ok());
+    count.unwrap_or_else(|| corrupt("the count of a directory is no number"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::MemoryTables;
-
-    fn live(keys: &[&str]) -> MemoryTables {
-        let mut tables = MemoryTables::with_page_rows(3);
-        for key in keys {
-            tables.put(CURRENT, key.as_bytes(), &[0; 33]);
-        }
-        tables
-    }
-
-    fn migrated(mut tables: MemoryTables) -> MemoryTables {
-        while migrate(&mut tables) != Progress::Done {}
-        tables
-    }
-
-    #[test]
-    fn a_prefix_has_the_keys_of_its_directories() {
-        let tables = migrated(live(&["/a", "/a/1", "/a/2", "/a/b/1", "/ab/1", "/a0", "top"]));
-        assert_eq!(count(&tables, b"/a/", b"/a0"), Some(3));
-        assert_eq!(count(&tables, b"/", b"0"), Some(6));
-        assert_eq!(count(&tables, b"/none/", b"/none0"), Some(0));
-        for (start, end) in [(&b"/a"[..], &b"/b"[..]), (b"/a/", b"/a1"), (b"", b"0"), (b"/", b"")] {
-            assert_eq!(count(&tables, start, end), None, "{start:?} to {end:?} is no directory");
-        }
-        assert_eq!(check(&tables), Ok(()));
-    }
-
-    #[test]
-    fn nothing_counts_before_the_migration() {
-        let mut tables = live(&["/a/1"]);
-        note(&mut tables, b"/a/1", 1);
-        assert_eq!(count(&tables, b"/a/", b"/a0"), None);
-        assert_eq!(tables.count(DIRECTORY, &[], &[]), 0);
-    }
-
-    /// Keys come and go on either side of where the migration is.
-    #[test]
-    fn what_is_written_during_the_migration_is_counted_once() {
-        let keys: Vec<String> = (0..20).map(|number| format!("/d{}/{number:02}", number % 3)).collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let mut tables = live(&keys);
-        let mut steps = 0;
-        while migrate(&mut tables) != Progress::Done {
-            steps += 1;
-            for (key, change) in [(format!("/d0/x{steps}"), 1), (format!("/d2/x{steps}"), 1)] {
-                tables.put(CURRENT, key.as_bytes(), &[0; 33]);
-                note(&mut tables, key.as_bytes(), change);
-            }
-            let gone = keys[steps];
-            tables.delete(CURRENT, gone.as_bytes());
-            note(&mut tables, gone.as_bytes(), -1);
-            assert_eq!(check(&tables), Ok(()), "after step {steps}");
-        }
-        assert!(steps > 3);
-        for directory in 0..3 {
-            let (start, end) = (format!("/d{directory}/"), format!("/d{directory}0"));
-            let alive = tables.count(CURRENT, start.as_bytes(), end.as_bytes());
-            assert_eq!(count(&tables, start.as_bytes(), end.as_bytes()), Some(alive));
-        }
-    }
-}
+mod tests;

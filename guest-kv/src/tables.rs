@@ -54,7 +54,7 @@ pub const DESCRIPTIONS: &[TableDescription] = &[
     TableDescription { table: LEASE_GRANT, name: "lease_grant", kind: TableKind::Durable },
     TableDescription { table: ATTACHED, name: "attached", kind: TableKind::Derived },
     TableDescription { table: ALARM, name: "alarm", kind: TableKind::Durable },
-    #[cfg(feature = "counters")]
+    #[cfg(any(test, feature = "counters"))]
     TableDescription { table: DIRECTORY, name: "directory", kind: TableKind::Durable },
 ];
 

@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 
 use crate::Row;
+use crate::counters::{self, Changes};
 use crate::index::{self, Entry};
 use crate::lease;
 use crate::range;
@@ -109,7 +110,10 @@ impl<'t, T: Tables> Writer<'t, T> {
     /// Deletes a key that is known to be alive.
     pub fn delete_key(&mut self, key: &[u8]) {
         match index::newest(self.tables, key) {
-            Some(old) => self.delete(key, &old, None),
+            Some(old) => {
+                self.delete(key, &old, None);
+                counters::note(self.tables, key, -1);
+            }
             None => corrupt("a key that is attached to a lease is not alive"),
         }
     }
@@ -121,7 +125,10 @@ impl<'t, T: Tables> Writer<'t, T> {
                 index::put_superseded(self.tables, kv.key, &old);
                 (old.create_revision(), old.version() + 1)
             }
-            None => (revision.main, 1),
+            None => {
+                counters::note(self.tables, kv.key, 1);
+                (revision.main, 1)
+            }
         };
         let mod_revision = revision.main;
         let kv = KeyValue { create_revision, mod_revision, version, ..kv };
@@ -136,9 +143,11 @@ impl<'t, T: Tables> Writer<'t, T> {
         let Some(end) = span.end else {
             let Some(old) = index::newest(self.tables, span.key) else { return 0 };
             self.delete(span.key, &old, previous);
+            counters::note(self.tables, span.key, -1);
             return 1;
         };
         let mut deleted = 0;
+        let mut changes = Changes::new(self.tables);
         let mut next = Some(span.key.to_vec());
         while let Some(start) = next {
             let mut batch = Vec::new();
@@ -148,9 +157,11 @@ impl<'t, T: Tables> Writer<'t, T> {
             });
             for (key, old) in batch {
                 self.delete(&key, &old, previous.as_deref_mut());
+                changes.note(&key, -1);
                 deleted += 1;
             }
         }
+        changes.write(self.tables);
         deleted
     }
 
