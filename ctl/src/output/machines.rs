@@ -3,7 +3,7 @@
 use proto::instar::v1::{Component, Machines};
 
 use super::json_string;
-use crate::commands::machine::name_of;
+use crate::commands::machine::{migrating, name_of};
 
 /// What a component is to the cluster.
 fn role(machines: &Machines, component: &Component) -> &'static str {
@@ -46,6 +46,15 @@ pub fn text(machines: &Machines) -> String {
         false => name_of(&machines.previous),
     };
     lines.push(format!("previous: {previous}"));
+    if machines.schema_version != 0 {
+        lines.push(format!("schema: {}", machines.schema_version));
+    }
+    if let Some(migration) = &machines.migration {
+        lines.push(migrating(machines, migration));
+        if !migration.failure.is_empty() {
+            lines.push(format!("it has stopped: {}", migration.failure));
+        }
+    }
     lines.join("\n")
 }
 
@@ -75,10 +84,20 @@ pub fn json(machines: &Machines) -> String {
         true => "null".to_owned(),
         false => string(&name_of(&machines.previous)),
     };
+    let migration = match &machines.migration {
+        None => "null".to_owned(),
+        Some(migration) => {
+            let (from, steps) = (migration.from_schema, migration.steps);
+            let failure = string(&migration.failure);
+            format!("{{\"from_schema\":{from},\"steps\":{steps},\"failure\":{failure}}}")
+        }
+    };
     format!(
-        "{{\"active\":{},\"previous\":{previous},\"on_probation\":{},\"components\":[{}]}}",
+        "{{\"active\":{},\"previous\":{previous},\"on_probation\":{},\"schema_version\":{},\
+         \"migration\":{migration},\"components\":[{}]}}",
         string(&name_of(&machines.active)),
         machines.on_probation,
+        machines.schema_version,
         components.join(",")
     )
 }

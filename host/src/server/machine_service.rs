@@ -57,6 +57,10 @@ pub async fn serve(
             let expected_active = or_active(shared, shard, expected_active).await?;
             propose(shard, Kind::Rollback(log_pb::Rollback { expected_active })).await?;
         }
+        MachineRequest::Finalise { expected_active } => {
+            let expected_active = or_active(shared, shard, expected_active).await?;
+            propose(shard, Kind::Finalise(log_pb::Finalise { expected_active })).await?;
+        }
     }
     list(shared)
 }
@@ -140,6 +144,7 @@ async fn prepare(shared: &Shared, digest: MachineDigest) -> Result<(), RequestEr
                 format!("{name} is not there, or not whole: put it first"),
             ));
         };
+        check_successor(shared, &digest)?;
         if let Some(voter) = component.voters.iter().find(|voter| !voter.refusal.is_empty()) {
             let (id, reason) = (voter.member_id, &voter.refusal);
             let message = format!("member {id:x} cannot run this machine: {reason}");
@@ -155,6 +160,23 @@ async fn prepare(shared: &Shared, digest: MachineDigest) -> Result<(), RequestEr
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
+}
+
+/// Refuses early what the activation would refuse.
+fn check_successor(shared: &Shared, digest: &MachineDigest) -> Result<(), RequestError> {
+    let view = shared.views.latest();
+    let slots = raft::slots(&*view).map_err(broken)?;
+    let readiness = raft::readiness(&*view, digest).map_err(broken)?;
+    let active = shared.machines.active();
+    let mut ready = readiness.values().filter(|ready| ready.refusal.is_empty());
+    if digest == &active.digest() {
+        return Ok(());
+    }
+    let checked =
+        ready.try_for_each(|ready| raft::check_successor(&slots, active.description(), ready));
+    checked.map_err(|reason| {
+        refuse(FAILED_PRECONDITION, format!("this machine cannot take over: {reason}"))
+    })
 }
 
 fn list(shared: &Shared) -> Result<pb::Machines, RequestError> {
@@ -192,5 +214,12 @@ fn list(shared: &Shared) -> Result<pb::Machines, RequestError> {
         previous: slots.previous,
         on_probation: slots.on_probation,
         components,
+        schema_version: slots.schema_version,
+        migration: slots.migration.map(|migration| pb::Migration {
+            from_schema: migration.from_schema,
+            steps: migration.steps,
+            cursor: migration.cursor,
+            failure: migration.failure,
+        }),
     })
 }
