@@ -80,7 +80,7 @@ fn machines() -> Result<(), String> {
 }
 
 fn bench(options: &[String]) -> Result<(), String> {
-    setup::build_server()?;
+    let server = setup::build_server_for_users()?;
     setup::run(setup::cargo().args([
         "build",
         "--release",
@@ -89,5 +89,6 @@ fn bench(options: &[String]) -> Result<(), String> {
         "--bin",
         "bench",
     ]))?;
-    setup::run(Command::new(setup::release_directory().join("bench")).args(options))
+    let mut bench = Command::new(setup::release_directory().join("bench"));
+    setup::run(bench.arg("--instar").arg(server).args(options))
 }

@@ -13,7 +13,7 @@ use super::module_commands;
 use super::module_execution::ActiveModules;
 use super::types::{Command, Entry};
 use super::{migration, schema};
-use crate::runtime::{self, Applied, Machine, Outcome};
+use crate::runtime::{self, Applied, Machine, Outcome, Spent};
 use crate::storage::Overlay;
 
 /// What some entries did.
@@ -116,7 +116,7 @@ impl Applier {
             true => Some((self.obtain(&slots.active, &slots)?, slots)),
             false => None,
         };
-        let applied = Applied { overlay, outcomes: vec![outcome] };
+        let applied = Applied { overlay, outcomes: vec![outcome], spent: Spent::default() };
         let modules = self.modules_after(&applied.overlay)?;
         Ok(Execution { entries: 1, commands, applied, switch, modules })
     }

@@ -17,7 +17,7 @@ use super::machine_commands::{FAILED_PRECONDITION, refuse, write_slots};
 use super::schema;
 use super::shard::Shard;
 use super::types::{Command, Entry};
-use crate::runtime::{Applied, Outcome};
+use crate::runtime::{Applied, Outcome, Spent};
 use crate::storage::{Overlay, StorageError, Views};
 
 /// The step that a command of the host's is, if it is one.
@@ -44,7 +44,7 @@ impl Applier {
             let mut overlay = Overlay::new(view);
             let refused = Err(refuse(FAILED_PRECONDITION, message));
             let outcomes = vec![Outcome::of_host(refused, &mut overlay, revision)];
-            let applied = Applied { overlay, outcomes };
+            let applied = Applied { overlay, outcomes, spent: Spent::default() };
             return Ok(Execution { entries: 1, commands, applied, switch: None, modules: None });
         };
         let (mut overlay, migrated) = self
@@ -56,7 +56,7 @@ impl Applier {
         write_slots(&mut overlay, &slots).map_err(io::Error::other)?;
         let mut outcome = Outcome::of_host(Ok(Bytes::new()), &mut overlay, revision);
         outcome.task_pending = schema::next_step(&slots).is_some();
-        let applied = Applied { overlay, outcomes: vec![outcome] };
+        let applied = Applied { overlay, outcomes: vec![outcome], spent: Spent::default() };
         let switch = Some((self.machine.clone(), slots));
         Ok(Execution { entries: 1, commands, applied, switch, modules: None })
     }

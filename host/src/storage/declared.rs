@@ -4,7 +4,7 @@
 //! A table is never given up, and its number never gets another name. As long as there are no others than whoever opens
 //! the file asks for, it tells of none.
 
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
 use super::StorageError;
 use super::state_file::{FILE, META, failed, table_name};
@@ -13,16 +13,18 @@ use crate::limits;
 
 const TABLES: &str = "tables";
 
-/// Makes the durable tables that are not there yet.
+/// Makes the durable tables that are not there yet, and says how many rows they all have.
 pub(super) fn create(
     transaction: &WriteTransaction,
     specs: &[TableSpec],
-) -> Result<(), StorageError> {
+) -> Result<u64, StorageError> {
+    let mut rows = 0;
     for spec in durable(specs) {
         let name = table_name(spec.id);
-        transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)).map_err(failed)?;
+        let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
+        rows += transaction.open_table(definition).map_err(failed)?.len().map_err(failed)?;
     }
-    Ok(())
+    Ok(rows)
 }
 
 /// As `create`, and notes all of them in the file.

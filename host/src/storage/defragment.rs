@@ -185,7 +185,7 @@ impl Defragmentation {
             transaction.set_quick_repair(true);
             match are_recorded {
                 true => declared::record(transaction, specs)?,
-                false => declared::create(transaction, specs)?,
+                false => drop(declared::create(transaction, specs)?),
             }
             write_mark(transaction, view.mark(), rows_bytes)
         })?;

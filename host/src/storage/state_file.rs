@@ -5,11 +5,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::backend::AnyBackend;
 use super::declared;
@@ -87,11 +86,18 @@ pub(super) fn create_database(path: &Path, backends: &Backends) -> Result<(), St
     transaction.commit().map_err(failed)
 }
 
+/// What the durable tables hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) rows: u64,
+    /// Keys and values.
+    pub(super) bytes: u64,
+}
+
 /// What a state begins with.
 pub(super) struct Prepared {
     pub(super) mark: Mark,
-    /// What the rows take.
-    pub(super) rows_bytes: u64,
+    pub(super) totals: Totals,
     /// The tables that were asked for, and those that the file tells of.
     pub(super) specs: Arc<[TableSpec]>,
     /// Whether the file tells of any.
@@ -114,17 +120,19 @@ fn prepare_tables(database: &Database, specs: &[TableSpec]) -> Result<Prepared, 
     };
     let are_recorded = !recorded.is_empty();
     let specs: Arc<[TableSpec]> = declared::joined(specs, recorded)?.into();
-    declared::create(&transaction, &specs)?;
+    let rows = declared::create(&transaction, &specs)?;
     transaction.commit().map_err(failed)?;
     let (Some(mark), Some(rows_bytes)) = (mark, rows_bytes) else {
-        return Ok(Prepared { mark: Mark::default(), rows_bytes: 0, specs, are_recorded });
+        let totals = Totals { rows, bytes: 0 };
+        return Ok(Prepared { mark: Mark::default(), totals, specs, are_recorded });
     };
     let mark = Mark::decode(&mark)
         .ok_or_else(|| StorageError::corrupt(FILE, "its mark is of no known version"))?;
     let rows_bytes = rows_bytes
         .try_into()
         .map_err(|_| StorageError::corrupt(FILE, "its row count is not a number"))?;
-    Ok(Prepared { mark, rows_bytes: u64::from_le_bytes(rows_bytes), specs, are_recorded })
+    let totals = Totals { rows, bytes: u64::from_le_bytes(rows_bytes) };
+    Ok(Prepared { mark, totals, specs, are_recorded })
 }
 
 pub(super) fn write_mark(
@@ -140,33 +148,21 @@ pub(super) fn write_mark(
 
 /// A view of what has been committed, with the derived tables of the same moment.
 pub(super) fn make_view(
-    path: &Path,
     database: &Database,
     specs: &Arc<[TableSpec]>,
     derived: &[(TableId, RowSet)],
     generation: &Arc<()>,
     mark: Mark,
-    rows_bytes: u64,
+    size: Size,
 ) -> Result<View, StorageError> {
     let transaction = database.begin_read().map_err(failed)?;
-    let mut tables = Vec::with_capacity(specs.len());
-    let mut rows = 0;
-    for spec in specs.iter() {
-        let table = match derived.iter().find(|(id, _)| *id == spec.id) {
-            Some((_, set)) => TableView::Derived(set.clone()),
-            None => {
-                let name = table_name(spec.id);
-                let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
-                let table = transaction.open_table(definition).map_err(failed)?;
-                rows += table.len().map_err(failed)?;
-                TableView::Durable(table)
-            }
-        };
-        tables.push((spec.id, table));
-    }
-    let size = Size::new(path, rows, rows_bytes);
+    let view = |spec: &TableSpec| match derived.iter().find(|(id, _)| *id == spec.id) {
+        Some((_, set)) => (spec.id, TableView::Derived(set.clone())),
+        None => (spec.id, TableView::Durable(OnceLock::new())),
+    };
+    let tables = specs.iter().map(view).collect();
     let specs = specs.clone();
-    Ok(View { mark, specs, tables, _generation: generation.clone(), size })
+    Ok(View { mark, specs, transaction, tables, _generation: generation.clone(), size })
 }
 
 /// What the state takes, as etcd's `dbSize` and `dbSizeInUse` mean it: the file with what it could give back, and
@@ -184,20 +180,45 @@ impl Size {
     /// What a row takes in its page beside its key and its value; measured with rows of 30 to 300 bytes.
     const ROW_BYTES: u64 = 13;
 
-    /// The file's length says nothing, because redb doubles it in advance: what counts is what it takes on the disk.
-    /// A test's file in memory takes nothing.
-    fn new(path: &Path, rows: u64, rows_bytes: u64) -> Self {
-        let on_disk = fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
-        let used = rows_bytes + rows * Self::ROW_BYTES;
+    fn new(on_disk_bytes: u64, totals: Totals) -> Self {
+        let used = totals.bytes + totals.rows * Self::ROW_BYTES;
         let in_use_bytes = Self::EMPTY_BYTES + used.next_multiple_of(Self::PAGE_BYTES);
-        let bytes = on_disk.saturating_sub(limits::STATE_OVERHEAD_BYTES).max(in_use_bytes);
+        let bytes = on_disk_bytes.saturating_sub(limits::STATE_OVERHEAD_BYTES).max(in_use_bytes);
         Self { bytes, in_use_bytes }
     }
 }
 
+/// Looks at what the file takes on the disk, as often as is worth a system call.
+pub(super) struct Gauge {
+    on_disk_bytes: u64,
+    read_at: Instant,
+}
+
+impl Gauge {
+    /// How old what is known may be. etcd's own figure is as old as its last commit, which is 100 ms.
+    const INTERVAL: Duration = Duration::from_millis(100);
+
+    pub(super) fn new(path: &Path) -> Self {
+        Self { on_disk_bytes: on_disk_bytes(path), read_at: Instant::now() }
+    }
+
+    pub(super) fn size(&mut self, path: &Path, totals: Totals) -> Size {
+        if self.read_at.elapsed() >= Self::INTERVAL {
+            *self = Self::new(path);
+        }
+        Size::new(self.on_disk_bytes, totals)
+    }
+}
+
+/// The file's length says nothing, because redb doubles it in advance: what counts is what it takes on the disk. A
+/// test's file in memory takes nothing.
+fn on_disk_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
+}
+
 /// Fills a new file from a snapshot, and brings it to disk. It tells of its tables if the file before did, or if they are
-/// more. The snapshot is whole if this succeeds: its checksum has
-/// been compared before the last transaction, the only one that counts.
+/// more. The snapshot is whole if this succeeds: its checksum has been compared before the last transaction, the only one
+/// that counts.
 pub(super) fn fill(
     database: &Database,
     reader: &mut SnapshotReader,
