@@ -1,6 +1,6 @@
 //! The machines of a cluster, for people and for programs. Digests are written as the commands take them.
 
-use proto::instar::v1::{Component, Machines};
+use proto::instar::v1::{Component, Machines, Rehearsal};
 
 use super::json_string;
 use crate::commands::machine::{migrating, name_of};
@@ -40,6 +40,11 @@ pub fn text(machines: &Machines) -> String {
         for voter in component.voters.iter().filter(|voter| !voter.refusal.is_empty()) {
             lines.push(format!("  {:x}: {}", voter.member_id, voter.refusal));
         }
+        for voter in &component.voters {
+            if let Some(rehearsal) = &voter.rehearsal {
+                lines.push(format!("  {:x}: {}", voter.member_id, rehearsed(rehearsal)));
+            }
+        }
     }
     let previous = match machines.previous.is_empty() {
         true => "none".to_owned(),
@@ -58,12 +63,28 @@ pub fn text(machines: &Machines) -> String {
     lines.join("\n")
 }
 
+fn rehearsed(rehearsal: &Rehearsal) -> String {
+    let ms = |us: u64| us as f64 / 1e3;
+    let (steps, took, longest) = (rehearsal.steps, ms(rehearsal.took_us), ms(rehearsal.longest_us));
+    let end = if rehearsal.is_whole { "" } else { ", not to its end" };
+    format!("migration rehearsed in {took:.1} ms, {steps} steps, the longest {longest:.1} ms{end}")
+}
+
 pub fn json(machines: &Machines) -> String {
     let string = |text: &str| json_string(text.as_bytes());
     let component = |component: &Component| {
         let voter = |voter: &proto::instar::v1::Readiness| {
             let (id, ready, refusal) = (voter.member_id, voter.ready, string(&voter.refusal));
-            format!("{{\"member_id\":{id},\"ready\":{ready},\"refusal\":{refusal}}}")
+            let rehearsal = voter.rehearsal.as_ref().map_or("null".to_owned(), |it| {
+                let (steps, took, longest) = (it.steps, it.took_us, it.longest_us);
+                format!(
+                    "{{\"steps\":{steps},\"took_us\":{took},\"longest_us\":{longest},\"is_whole\":{}}}",
+                    it.is_whole
+                )
+            });
+            format!(
+                "{{\"member_id\":{id},\"ready\":{ready},\"refusal\":{refusal},\"rehearsal\":{rehearsal}}}"
+            )
         };
         let voters: Vec<_> = component.voters.iter().map(voter).collect();
         format!(

@@ -1,3 +1,5 @@
+//! Counts against walks, by rule and at random.
+
 use std::cell::Cell;
 
 use super::*;

@@ -101,6 +101,7 @@ impl MachineKeeper {
             version: description.map(|it| it.version.clone()).unwrap_or_default(),
             schema_version: description.map_or(0, |it| it.schema_version),
             tables: description.map(schema::tables_of).unwrap_or_default(),
+            rehearsal: None,
         };
         match accepted {
             Ok(machine) => {
@@ -110,7 +111,8 @@ impl MachineKeeper {
                     version = description.version,
                     "a machine is compiled"
                 );
-                about(String::new(), Some(description))
+                let ready = about(String::new(), Some(description));
+                self.rehearse(machine.clone(), ready).await
             }
             Err(refusal) => about(refusal, None),
         }

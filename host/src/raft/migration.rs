@@ -3,8 +3,11 @@
 //! Where it stands is in the slots. The leader proposes the step that they name (`upkeep`); one that is proposed twice,
 //! by two leaders, does something once. A step that the machine fails ends the migration until another machine of the
 //! same schema is activated, which goes on from there.
+//!
+//! Before, while a machine is only prepared, every member takes the steps over its own state and keeps nothing of them.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -14,11 +17,15 @@ use proto::instar::log::host_command::Kind;
 use super::apply::{Applier, commands_of};
 use super::execution::Execution;
 use super::machine_commands::{FAILED_PRECONDITION, refuse, write_slots};
+use super::machine_keeper::MachineKeeper;
 use super::schema;
 use super::shard::Shard;
 use super::types::{Command, Entry};
-use crate::runtime::{Applied, Outcome, Spent};
+use crate::runtime::{Applied, CallError, Machine, Outcome, Spent, UpkeepError};
 use crate::storage::{Overlay, StorageError, Views};
+
+/// How long a rehearsal may go on. Its view is held meanwhile, and with it what is overwritten.
+const REHEARSAL_TIME: Duration = Duration::from_secs(2);
 
 /// The step that a command of the host's is, if it is one.
 pub fn step_of(command: &Command) -> Option<pb::MigrateStep> {
@@ -59,6 +66,41 @@ impl Applier {
         let applied = Applied { overlay, outcomes: vec![outcome], spent: Spent::default() };
         let switch = Some((self.machine.clone(), slots));
         Ok(Execution { entries: 1, commands, applied, switch, modules: None })
+    }
+}
+
+impl MachineKeeper {
+    /// Adds to what is said of a machine how the rows would come to its schema; or refuses it if they would not.
+    pub(super) async fn rehearse(&self, machine: Machine, mut ready: pb::Ready) -> pb::Ready {
+        let view = self.views.latest();
+        let (active, schema_version) =
+            (self.machines.active(), machine.description().schema_version);
+        let Ok(slots) = super::slots(&*view) else { return ready };
+        let from_schema = schema::of_rows(&slots, active.description());
+        let succeeds = schema::check_successor(&slots, active.description(), &ready).is_ok();
+        if !succeeds || schema_version <= from_schema {
+            return ready;
+        }
+        let rehearsing = move || machine.rehearse(from_schema, view, REHEARSAL_TIME);
+        match tokio::task::spawn_blocking(rehearsing).await {
+            Ok(Ok(rehearsal)) => {
+                let us = |time: Duration| time.as_micros() as u64;
+                ready.rehearsal = Some(pb::Rehearsal {
+                    steps: rehearsal.steps,
+                    took_us: us(rehearsal.took),
+                    longest_us: us(rehearsal.longest),
+                    is_whole: rehearsal.is_whole,
+                });
+            }
+            Ok(Err(UpkeepError::Failed(CallError::Local(failure)))) => {
+                tracing::warn!(%failure, "a migration cannot be rehearsed here");
+            }
+            Ok(Err(error)) => {
+                ready.refusal = format!("its migration from schema {from_schema} fails: {error}");
+            }
+            Err(error) => tracing::warn!(%error, "the rehearsal of a migration was given up"),
+        }
+        ready
     }
 }
 

@@ -39,6 +39,11 @@ fn completed(slots: &pb::Slots, active: &Description) -> pb::Slots {
     slots
 }
 
+/// The schema of the rows.
+pub fn of_rows(slots: &pb::Slots, active: &Description) -> u32 {
+    completed(slots, active).schema_version
+}
+
 /// Whether a machine can go on with the state of another one; why not, in words for the operator.
 pub fn check_successor(
     slots: &pb::Slots,

@@ -2,6 +2,7 @@
 //! own checks. Each step has an instance of its own, so that none can keep anything but its cursor.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Lift, Lower};
@@ -12,6 +13,7 @@ use super::{
     machine::Machine,
     reader::continuation,
 };
+use crate::limits::REHEARSAL_ROWS;
 use crate::storage::{Overlay, StorageError, View};
 
 /// Stores the writes of a step, and gives the view that the next one starts from.
@@ -77,6 +79,39 @@ impl Machine {
             }
             Err(UpkeepError::Refused(reason)) => Ok((Overlay::new(view.clone()), Err(reason))),
         }
+    }
+
+    /// Takes the steps of a migration over a state that nobody keeps, and says how long they take; or that they fail. It
+    /// ends early after `patience`, or when it has written what may be held in memory.
+    pub fn rehearse(
+        &self,
+        from_schema: u32,
+        view: Arc<View>,
+        patience: Duration,
+    ) -> Result<Rehearsal, UpkeepError> {
+        let mut overlay = Overlay::new(view);
+        overlay.declare(&self.description().tables);
+        let (mut rehearsal, mut cursor) = (Rehearsal::default(), Bytes::new());
+        while rehearsal.took < patience && overlay.rows_written() < REHEARSAL_ROWS {
+            let started = Instant::now();
+            let source = Source::Overlay(Box::new(overlay), Writable::All);
+            let state = self.state(source, self.budgets().step);
+            let (written, migrated) = self.migrate_in(state, from_schema, &cursor)?;
+            overlay = written;
+            overlay.finish_entry();
+            let took = started.elapsed();
+            rehearsal.steps += 1;
+            rehearsal.took += took;
+            rehearsal.longest = rehearsal.longest.max(took);
+            match migrated {
+                Migrated::More(next) => cursor = next,
+                Migrated::Done => {
+                    rehearsal.is_whole = true;
+                    break;
+                }
+            }
+        }
+        Ok(rehearsal)
     }
 
     fn migrate_in(
@@ -154,6 +189,16 @@ impl Machine {
         let reply = instance.call(&export, parameters)?;
         Ok((reply, instance.into_state()))
     }
+}
+
+/// What a migration would take, but for the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rehearsal {
+    pub steps: u64,
+    pub took: Duration,
+    pub longest: Duration,
+    /// Whether it came to its end.
+    pub is_whole: bool,
 }
 
 /// Where a migration stands after a step.

@@ -191,7 +191,14 @@ fn list(shared: &Shared) -> Result<pb::Machines, RequestError> {
         let voter = |id: u64| {
             let told = readiness.get(&id);
             let refusal = told.map(|ready| ready.refusal.clone()).unwrap_or_default();
-            pb::Readiness { member_id: id, ready: told.is_some() && refusal.is_empty(), refusal }
+            let ready = told.is_some() && refusal.is_empty();
+            let rehearsal = told.and_then(|ready| ready.rehearsal).map(|it| pb::Rehearsal {
+                steps: it.steps,
+                took_us: it.took_us,
+                longest_us: it.longest_us,
+                is_whole: it.is_whole,
+            });
+            pb::Readiness { member_id: id, ready, refusal, rehearsal }
         };
         let members = shared.node.members();
         let voters = members.iter().filter(|member| !member.is_learner);

@@ -1,3 +1,5 @@
+//! Who may take over from whom, and what becomes of the slots.
+
 use super::*;
 use crate::storage::TableSpec;
 

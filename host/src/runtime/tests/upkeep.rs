@@ -1,6 +1,8 @@
 //! Work in steps: it ends, it writes only what it may, and it cannot go round in circles.
 
-use super::{Replica, hostile};
+use std::time::Duration;
+
+use super::{Replica, hostile, kv, runtime};
 use crate::{
     runtime::{CallError, Migrated, UpkeepError},
     storage::{Mark, Overlay},
@@ -91,4 +93,24 @@ fn a_locked_table_can_be_read_and_not_written() {
     let mut reader = locked.reader();
     assert!(reader.query(&replica.view(), b"ga").is_ok());
     assert!(reader.query(&replica.view(), b"gb").is_err());
+}
+
+/// The tables of the next machine are none of the state's yet, and are not afterwards.
+#[test]
+fn a_rehearsal_leaves_nothing_behind() {
+    let replica = unbuilt(&[b"pa"]);
+    let before = replica.rows();
+    let patience = Duration::from_secs(10);
+    let rehearsal = hostile().rehearse(1, replica.view(), patience).expect("a rehearsal");
+    assert_eq!((rehearsal.steps, rehearsal.is_whole), (2, true));
+    let refused = hostile().rehearse(7, replica.view(), patience);
+    assert!(matches!(refused, Err(UpkeepError::Refused(why)) if why == "schema 7 is unknown"));
+    assert_eq!(replica.rows(), before);
+
+    let replica = Replica::new(kv());
+    let next = runtime().load(::machines::KV_1_1).expect("a machine");
+    let rehearsal = next.rehearse(1, replica.view(), patience).expect("a rehearsal");
+    assert_eq!((rehearsal.steps, rehearsal.is_whole), (1, true));
+    let cut_short = next.rehearse(1, replica.view(), Duration::ZERO).expect("a rehearsal");
+    assert_eq!((cut_short.steps, cut_short.is_whole), (0, false));
 }

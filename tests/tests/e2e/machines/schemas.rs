@@ -120,6 +120,13 @@ async fn upgrade(cluster: &mut Cluster, load: &Load) -> Result<Bytes> {
     let digest = put(&mut client, &Bytes::from_static(machines::KV_1_1)).await?.digest;
     let request = machine_pb::PrepareRequest { digest: digest.clone() };
     let before = client.prepare(request).await?.into_inner();
+    let prepared =
+        before.components.iter().find(|it| it.digest == digest).context("it is there")?;
+    for voter in &prepared.voters {
+        let rehearsal = voter.rehearsal.as_ref().context("its migration was rehearsed")?;
+        let steps = (KEYS / 2_000) as u64..=(KEYS / 100) as u64;
+        ensure!(rehearsal.is_whole && steps.contains(&rehearsal.steps), "{rehearsal:?}");
+    }
     let activate = machine_pb::ActivateRequest { digest: digest.clone(), ..Default::default() };
     for expected in [&digest, &before.active, &digest] {
         let after = match *expected == digest {
