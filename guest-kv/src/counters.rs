@@ -33,6 +33,9 @@ const DIRECTORY_BYTES: usize = 512;
 const STEP_ROWS: u32 = 1000;
 const STEP_DIRECTORIES: usize = 1000;
 
+/// Directories whose counts are held in memory until they are written.
+const HELD_DIRECTORIES: usize = 10_000;
+
 /// How far keys are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Counted {
@@ -72,20 +75,26 @@ impl Counted {
     }
 }
 
-/// Keys that come to life and die, until `write`.
+/// Keys that come to life and die in one transaction, until they are written.
+#[derive(Default)]
 pub struct Changes {
-    counted: Counted,
+    /// Read with the first key that has a directory: no transaction changes it.
+    counted: Option<Counted>,
     of: BTreeMap<Vec<u8>, i64>,
 }
 
 impl Changes {
-    pub fn new<T: Tables>(tables: &T) -> Self {
-        Changes { counted: Counted::read(tables), of: BTreeMap::new() }
-    }
-
-    pub fn note(&mut self, key: &[u8], change: i64) {
-        if self.counted.includes(key) {
+    /// A key has come to life (1), or has died (-1).
+    pub fn note<T: Tables>(&mut self, tables: &mut T, key: &[u8], change: i64) {
+        if !ENABLED || !key.contains(&b'/') {
+            return;
+        }
+        let counted = self.counted.get_or_insert_with(|| Counted::read(tables));
+        if counted.includes(key) {
             self.add(key, change);
+        }
+        if self.of.len() >= HELD_DIRECTORIES {
+            std::mem::take(self).write(tables);
         }
     }
 
@@ -110,15 +119,6 @@ impl Changes {
     }
 }
 
-/// A key has come to life (1), or has died (-1).
-pub fn note<T: Tables>(tables: &mut T, key: &[u8], change: i64) {
-    if ENABLED && key.contains(&b'/') {
-        let mut changes = Changes::new(tables);
-        changes.note(key, change);
-        changes.write(tables);
-    }
-}
-
 /// How many live keys there are from `start` to `end`; none unless that is a directory, and all keys are counted.
 pub fn count<T: Tables>(tables: &T, start: &[u8], end: &[u8]) -> Option<u64> {
     if !ENABLED || end_of(start)? != end || directories(start).last() != Some(start) {
@@ -135,7 +135,7 @@ pub fn migrate<T: Tables>(tables: &mut T) -> Progress {
         Counted::Before(key) => key,
         Counted::Everything => return Progress::Done,
     };
-    let (mut found, mut full) = (Changes::new(tables), None);
+    let (mut found, mut full) = (Changes::default(), None);
     let next = tables.scan(CURRENT, &start, &[], STEP_ROWS, &mut |key, _| {
         found.add(key, 1);
         if found.of.len() < STEP_DIRECTORIES {

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use crate::Row;
-use crate::counters::{self, Changes};
+use crate::counters::Changes;
 use crate::index::{self, Entry};
 use crate::lease;
 use crate::range;
@@ -33,11 +33,13 @@ pub struct Writer<'t, T> {
     begin: State,
     changes: i64,
     events: Vec<Row>,
+    /// Keys that came and went since the counts were last written.
+    counts: Changes,
 }
 
 impl<'t, T: Tables> Writer<'t, T> {
     pub fn new(tables: &'t mut T, begin: State) -> Self {
-        Writer { tables, begin, changes: 0, events: Vec::new() }
+        Writer { tables, begin, changes: 0, events: Vec::new(), counts: Changes::default() }
     }
 
     pub fn tables(&self) -> &T {
@@ -46,6 +48,11 @@ impl<'t, T: Tables> Writer<'t, T> {
 
     pub fn tables_mut(&mut self) -> &mut T {
         self.tables
+    }
+
+    /// Writes the counts: to be called before the transaction itself counts keys.
+    pub fn settle(&mut self) {
+        std::mem::take(&mut self.counts).write(self.tables);
     }
 
     /// Tells watchers of a lease that was written or removed.
@@ -64,7 +71,8 @@ impl<'t, T: Tables> Writer<'t, T> {
     }
 
     /// Ends the transaction. Returns the state after it, and the rows that watchers are told of.
-    pub fn finish(self) -> (State, Vec<Row>) {
+    pub fn finish(mut self) -> (State, Vec<Row>) {
+        self.settle();
         let state = self.view();
         if self.changes > 0 {
             state.write(self.tables);
@@ -110,10 +118,7 @@ impl<'t, T: Tables> Writer<'t, T> {
     /// Deletes a key that is known to be alive.
     pub fn delete_key(&mut self, key: &[u8]) {
         match index::newest(self.tables, key) {
-            Some(old) => {
-                self.delete(key, &old, None);
-                counters::note(self.tables, key, -1);
-            }
+            Some(old) => self.delete(key, &old, None),
             None => corrupt("a key that is attached to a lease is not alive"),
         }
     }
@@ -126,7 +131,7 @@ impl<'t, T: Tables> Writer<'t, T> {
                 (old.create_revision(), old.version() + 1)
             }
             None => {
-                counters::note(self.tables, kv.key, 1);
+                self.counts.note(self.tables, kv.key, 1);
                 (revision.main, 1)
             }
         };
@@ -143,11 +148,9 @@ impl<'t, T: Tables> Writer<'t, T> {
         let Some(end) = span.end else {
             let Some(old) = index::newest(self.tables, span.key) else { return 0 };
             self.delete(span.key, &old, previous);
-            counters::note(self.tables, span.key, -1);
             return 1;
         };
         let mut deleted = 0;
-        let mut changes = Changes::new(self.tables);
         let mut next = Some(span.key.to_vec());
         while let Some(start) = next {
             let mut batch = Vec::new();
@@ -157,11 +160,9 @@ impl<'t, T: Tables> Writer<'t, T> {
             });
             for (key, old) in batch {
                 self.delete(&key, &old, previous.as_deref_mut());
-                changes.note(&key, -1);
                 deleted += 1;
             }
         }
-        changes.write(self.tables);
         deleted
     }
 
@@ -174,6 +175,7 @@ impl<'t, T: Tables> Writer<'t, T> {
         index::put_superseded(self.tables, key, old);
         index::put_tombstone(self.tables, key, revision);
         self.tables.delete(CURRENT, key);
+        self.counts.note(self.tables, key, -1);
         self.tables.put(KEY, &row_key, &KeyValue { key, ..KeyValue::default() }.encode());
         lease::reattach(self.tables, key, old.lease(), 0);
         self.events.push(Row { table: KEY, key: row_key.to_vec() });

@@ -40,7 +40,7 @@ pub fn text(machines: &Machines) -> String {
         for voter in component.voters.iter().filter(|voter| !voter.refusal.is_empty()) {
             lines.push(format!("  {:x}: {}", voter.member_id, voter.refusal));
         }
-        for voter in &component.voters {
+        for voter in component.voters.iter().filter(|_| component.digest != machines.active) {
             if let Some(rehearsal) = &voter.rehearsal {
                 lines.push(format!("  {:x}: {}", voter.member_id, rehearsed(rehearsal)));
             }

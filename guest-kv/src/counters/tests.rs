@@ -55,7 +55,9 @@ fn what_is_too_deep_or_too_long_is_counted_otherwise() {
 #[test]
 fn nothing_counts_before_the_migration() {
     let mut tables = live(&["/a/1"]);
-    note(&mut tables, b"/a/1", 1);
+    let mut changes = Changes::default();
+    changes.note(&mut tables, b"/a/1", 1);
+    changes.write(&mut tables);
     assert_eq!(count(&tables, b"/a/", b"/a0"), None);
     assert_eq!(tables.count(DIRECTORY, &[], &[]), 0);
 }
@@ -206,4 +208,47 @@ fn the_answer_to_a_count_is_that_of_a_walk() {
         };
         assert_eq!(ask(&before), ask(&after), "{key} to {range_end}");
     }
+}
+
+/// A transaction counts its own writes.
+#[test]
+fn a_transaction_counts_what_it_has_written() {
+    use prost::Message;
+    use proto::etcdserverpb::request_op::Request as Op;
+    use proto::etcdserverpb::response_op::Response;
+    use proto::etcdserverpb::{
+        DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+        TxnResponse,
+    };
+    use proto::instar::kv::{Request, request::Kind};
+    let count = || {
+        let (key, range_end) = (b"d/".to_vec().into(), b"d0".to_vec().into());
+        Op::RequestRange(RangeRequest { key, range_end, count_only: true, ..Default::default() })
+    };
+    let put = |key: &'static [u8]| {
+        Op::RequestPut(PutRequest { key: key.into(), ..PutRequest::default() })
+    };
+    let delete = |key: &'static [u8]| {
+        Op::RequestDeleteRange(DeleteRangeRequest { key: key.into(), ..Default::default() })
+    };
+    let mut tables = migrated(MemoryTables::default());
+    let mut index = 0;
+    let mut apply = |operations: Vec<Op>| {
+        let op = |request| RequestOp { request: Some(request) };
+        let success = operations.into_iter().map(op).collect();
+        let txn = Some(TxnRequest { success, ..TxnRequest::default() });
+        let etcd = InternalRaftRequest { txn, ..InternalRaftRequest::default() };
+        let command = Request { kind: Some(Kind::Etcd(etcd)) }.encode_to_vec();
+        index += 1;
+        let outcome = crate::apply(&mut tables, Entry { index, time_ms: 0, command: &command });
+        let answer = TxnResponse::decode(&*outcome.response.expect("an answer")).expect("a Txn's");
+        let counts = answer.responses.into_iter().filter_map(|response| match response.response {
+            Some(Response::ResponseRange(range)) => Some(range.count),
+            _ => None,
+        });
+        counts.collect::<Vec<_>>()
+    };
+    let operations = vec![count(), put(b"d/1"), count(), put(b"d/2"), put(b"e/1"), count()];
+    assert_eq!(apply(operations), [0, 1, 2]);
+    assert_eq!(apply(vec![delete(b"d/1"), count(), put(b"d/2"), count()]), [1, 1]);
 }
