@@ -5,17 +5,19 @@
 //!    `current`, with nothing of its key behind it, or in `history`.
 //! 3. The index has no further rows: the numbers are equal.
 //! 4. A live key with a lease is attached to it, and nothing else is attached; every lease is well formed.
-//! 5. In `history`, a superseded revision has a successor, whose version is one more unless a tombstone is between.
+//! 5. Keys that are counted by directory are counted right (see `counters`).
+//! 6. In `history`, a superseded revision has a successor, whose version is one more unless a tombstone is between.
 
 use std::ops::ControlFlow;
 
 use crate::Progress;
+use crate::counters;
 use crate::index::{self, Entry, Past};
 use crate::lease;
 use crate::revision::Revision;
 use crate::row::KeyValue;
 use crate::state::State;
-use crate::tables::{ATTACHED, CURRENT, HISTORY, KEY, LEASE, Tables};
+use crate::tables::{ATTACHED, CURRENT, DIRECTORY, HISTORY, KEY, LEASE, Tables};
 
 /// Rows of a step.
 const STEP_ROWS: u32 = 2000;
@@ -25,6 +27,8 @@ const KEYS: u8 = 1;
 const PASTS: u8 = 2;
 const LEASES: u8 = 3;
 const ATTACHMENTS: u8 = 4;
+const DIRECTORIES: u8 = 5;
+const COUNTED: u8 = 6;
 
 /// Checks from `cursor` on; empty begins. An error names the first invariant that does not hold.
 pub fn check<T: Tables>(tables: &T, cursor: &[u8]) -> Result<Progress, String> {
@@ -41,8 +45,15 @@ pub fn check<T: Tables>(tables: &T, cursor: &[u8]) -> Result<Progress, String> {
             })
         }
         [ATTACHMENTS, start @ ..] => {
-            walk(tables, ATTACHED, start, ATTACHMENTS, None, check_attachment)
+            let after = counters::ENABLED.then_some(DIRECTORIES);
+            walk(tables, ATTACHED, start, ATTACHMENTS, after, check_attachment)
         }
+        [DIRECTORIES, start @ ..] => {
+            walk(tables, DIRECTORY, start, DIRECTORIES, Some(COUNTED), counters::check_row)
+        }
+        [COUNTED, start @ ..] => walk(tables, CURRENT, start, COUNTED, None, |tables, key, _| {
+            counters::check_key(tables, key)
+        }),
         _ => Err("the cursor is none of this machine's".to_owned()),
     }
 }

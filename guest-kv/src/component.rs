@@ -180,7 +180,7 @@ impl wit::Guest for Machine {
 
     fn migrate(from_schema: u32, _cursor: Vec<u8>) -> Result<wit::Progress, String> {
         report_panics();
-        crate::migrate(from_schema).map(progress)
+        crate::migrate(&mut HostTables, from_schema).map(progress)
     }
 
     fn check(cursor: Vec<u8>) -> Result<wit::Progress, String> {

@@ -22,6 +22,7 @@ mod also;
 mod backup;
 mod check;
 mod compaction;
+mod counters;
 mod hash;
 mod index;
 mod lease;
@@ -60,8 +61,9 @@ use state::State;
 use tables::{Answer, DESCRIPTIONS, Table, TableDescription, Tables};
 use write::{Writer, check_put};
 
-/// Of the durable rows. 1 is the only one there is.
-pub const SCHEMA_VERSION: u32 = 1;
+/// Of the durable rows: 2 has counts of keys by directory.
+pub const SCHEMA_VERSION: u32 = if counters::ENABLED { 2 } else { 1 };
+const VERSION: &str = if counters::ENABLED { "1.1.0" } else { "1.0.0" };
 
 /// What the machine says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,9 +130,9 @@ pub struct RequestLimits {
 pub fn describe() -> Description {
     Description {
         name: "kv",
-        version: env!("CARGO_PKG_VERSION"),
+        version: VERSION,
         schema_version: SCHEMA_VERSION,
-        tables: &DESCRIPTIONS,
+        tables: DESCRIPTIONS,
     }
 }
 
@@ -208,14 +210,15 @@ pub fn next_task<T: Tables>(tables: &T) -> Option<Vec<u8>> {
     compaction::next_task(State::read(tables))
 }
 
-/// Turns rows of an older schema into today's. There is none but today's.
-pub fn migrate(from_schema: u32) -> Result<Progress, String> {
-    if from_schema == SCHEMA_VERSION {
-        return Ok(Progress::Done);
+/// One step of turning rows of an older schema into today's. Where it stands is in the tables.
+pub fn migrate<T: Tables>(tables: &mut T, from_schema: u32) -> Result<Progress, String> {
+    match from_schema {
+        known if known == SCHEMA_VERSION => Ok(Progress::Done),
+        1 => Ok(counters::migrate(tables)),
+        _ => Err(format!(
+            "the rows have schema {from_schema}, and this machine knows none above {SCHEMA_VERSION}"
+        )),
     }
-    Err(format!(
-        "the rows have schema {from_schema}, and this machine knows only schema {SCHEMA_VERSION}"
-    ))
 }
 
 /// What a command that was not refused has done.

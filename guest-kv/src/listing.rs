@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+use crate::counters;
 use crate::index::{
     Entry, Past, entry_at, escape, escaped, history_key, newest, past_entry, unescape,
 };
@@ -26,9 +27,24 @@ pub type VisitEntry<'v> = dyn FnMut(&[u8], Entry) -> ControlFlow<()> + 'v;
 pub fn count<T: Tables>(tables: &T, view: &State, span: Span<'_>, revision: i64) -> u64 {
     match span.end {
         None => u64::from(entry_at(tables, view, span.key, revision).is_some()),
-        Some(end) if revision >= view.revision => tables.count(CURRENT, span.key, end),
+        Some(end) if revision >= view.revision => count_newest(tables, span.key, end),
         Some(end) => count_past(tables, view, span, end, revision),
     }
+}
+
+/// As `count`, if that takes no walk over the keys.
+pub fn known_count<T: Tables>(
+    tables: &T,
+    view: &State,
+    span: Span<'_>,
+    revision: i64,
+) -> Option<u64> {
+    let end = span.end.filter(|_| revision >= view.revision)?;
+    counters::count(tables, span.key, end)
+}
+
+fn count_newest<T: Tables>(tables: &T, start: &[u8], end: &[u8]) -> u64 {
+    counters::count(tables, start, end).unwrap_or_else(|| tables.count(CURRENT, start, end))
 }
 
 /// Counts at an earlier revision: by the changes since then if they are few beside the keys, or else key by key.
@@ -42,7 +58,7 @@ fn count_past<T: Tables>(
     // A changed row is read with its value, so it costs more than a key; and no more than this are held.
     const CHANGE_COST: u64 = 4;
     const CHANGES_MAX: u64 = 1000;
-    let current = tables.count(CURRENT, span.key, end);
+    let current = count_newest(tables, span.key, end);
     let changes = (view.revision - revision) as u64;
     if changes > CHANGES_MAX || changes * CHANGE_COST > current {
         let mut count = 0;

@@ -136,8 +136,12 @@ impl<T: Tables> Scope<'_, '_, T> {
             (None, _) => taken,
             (Some(_), Purpose::StreamChunk) => taken + 1,
             (Some(key), Purpose::Response) => {
-                let rest = Span { key, end: self.request.span().end };
-                taken + listing::count(self.tables, self.view, rest, self.revision) as i64
+                let (tables, view, span) = (self.tables, self.view, self.request.span());
+                let rest = Span { key, end: span.end };
+                match listing::known_count(tables, view, span, self.revision) {
+                    Some(count) => count as i64,
+                    None => taken + listing::count(tables, view, rest, self.revision) as i64,
+                }
             }
         }
     }

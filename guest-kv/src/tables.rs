@@ -26,6 +26,8 @@ pub const LEASE_GRANT: Table = 7;
 pub const ATTACHED: Table = 8;
 /// etcd's `alarm` bucket. See `alarm`.
 pub const ALARM: Table = 12;
+/// How many keys are in each directory; of schema 2. See `counters`.
+pub const DIRECTORY: Table = 13;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableKind {
@@ -42,7 +44,7 @@ pub struct TableDescription {
 }
 
 /// The tables that `describe` declares.
-pub const DESCRIPTIONS: [TableDescription; 9] = [
+pub const DESCRIPTIONS: &[TableDescription] = &[
     TableDescription { table: KEY, name: "key", kind: TableKind::Durable },
     TableDescription { table: META, name: "meta", kind: TableKind::Durable },
     TableDescription { table: CURRENT, name: "current", kind: TableKind::Derived },
@@ -52,6 +54,8 @@ pub const DESCRIPTIONS: [TableDescription; 9] = [
     TableDescription { table: LEASE_GRANT, name: "lease_grant", kind: TableKind::Durable },
     TableDescription { table: ATTACHED, name: "attached", kind: TableKind::Derived },
     TableDescription { table: ALARM, name: "alarm", kind: TableKind::Durable },
+    #[cfg(any(test, feature = "counters"))]
+    TableDescription { table: DIRECTORY, name: "directory", kind: TableKind::Durable },
 ];
 
 /// Looks at a row's key and value, and says whether to go on.

@@ -248,6 +248,7 @@ impl<T: Tables> Run<'_, '_, '_, T> {
         let mut body = Vec::new();
         let field = match op {
             Op::Range(range) => {
+                self.writer.settle();
                 put_range_response(self.writer.tables(), &self.writer.view(), range, out);
                 return;
             }

@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 
 use crate::Row;
+use crate::counters::Changes;
 use crate::index::{self, Entry};
 use crate::lease;
 use crate::range;
@@ -32,11 +33,13 @@ pub struct Writer<'t, T> {
     begin: State,
     changes: i64,
     events: Vec<Row>,
+    /// Keys that came and went since the counts were last written.
+    counts: Changes,
 }
 
 impl<'t, T: Tables> Writer<'t, T> {
     pub fn new(tables: &'t mut T, begin: State) -> Self {
-        Writer { tables, begin, changes: 0, events: Vec::new() }
+        Writer { tables, begin, changes: 0, events: Vec::new(), counts: Changes::default() }
     }
 
     pub fn tables(&self) -> &T {
@@ -45,6 +48,11 @@ impl<'t, T: Tables> Writer<'t, T> {
 
     pub fn tables_mut(&mut self) -> &mut T {
         self.tables
+    }
+
+    /// Writes the counts: to be called before the transaction itself counts keys.
+    pub fn settle(&mut self) {
+        std::mem::take(&mut self.counts).write(self.tables);
     }
 
     /// Tells watchers of a lease that was written or removed.
@@ -63,7 +71,8 @@ impl<'t, T: Tables> Writer<'t, T> {
     }
 
     /// Ends the transaction. Returns the state after it, and the rows that watchers are told of.
-    pub fn finish(self) -> (State, Vec<Row>) {
+    pub fn finish(mut self) -> (State, Vec<Row>) {
+        self.settle();
         let state = self.view();
         if self.changes > 0 {
             state.write(self.tables);
@@ -121,7 +130,10 @@ impl<'t, T: Tables> Writer<'t, T> {
                 index::put_superseded(self.tables, kv.key, &old);
                 (old.create_revision(), old.version() + 1)
             }
-            None => (revision.main, 1),
+            None => {
+                self.counts.note(self.tables, kv.key, 1);
+                (revision.main, 1)
+            }
         };
         let mod_revision = revision.main;
         let kv = KeyValue { create_revision, mod_revision, version, ..kv };
@@ -163,6 +175,7 @@ impl<'t, T: Tables> Writer<'t, T> {
         index::put_superseded(self.tables, key, old);
         index::put_tombstone(self.tables, key, revision);
         self.tables.delete(CURRENT, key);
+        self.counts.note(self.tables, key, -1);
         self.tables.put(KEY, &row_key, &KeyValue { key, ..KeyValue::default() }.encode());
         lease::reattach(self.tables, key, old.lease(), 0);
         self.events.push(Row { table: KEY, key: row_key.to_vec() });

@@ -38,13 +38,19 @@ const FOREIGN_VARIABLES: [&str; 14] = [
 
 /// Leaves the component of `package` in `OUT_DIR/machine.wasm`; `sources` are the paths, from the workspace's root,
 /// that it depends on. Ends the build script, with a sentence for the developer, if it cannot.
-#[allow(dead_code, reason = "each build script needs one of the two")]
+#[allow(dead_code, reason = "each build script needs one of the three")]
 pub fn build(package: &str, sources: &[&str]) {
     build_into(package, sources, "machine");
 }
 
 /// As `build`, into `OUT_DIR/<name>.wasm`.
+#[allow(dead_code, reason = "each build script needs one of the three")]
 pub fn build_into(package: &str, sources: &[&str], name: &str) {
+    build_with(package, &[], sources, name);
+}
+
+/// As `build_into`, with features of the package.
+pub fn build_with(package: &str, features: &[&str], sources: &[&str], name: &str) {
     let out = PathBuf::from(variable("OUT_DIR"));
     let root = workspace_root(Path::new(&variable("CARGO_MANIFEST_DIR")));
     println!("cargo::rerun-if-changed=build.rs");
@@ -60,6 +66,7 @@ pub fn build_into(package: &str, sources: &[&str], name: &str) {
     cargo
         .current_dir(&root)
         .args(["build", "--locked", "--profile", "guest", "--target", TARGET, "--package", package])
+        .args(features.iter().flat_map(|feature| ["--features", feature]))
         // A directory of its own: the surrounding build holds the lock of the usual one.
         .arg("--target-dir")
         .arg(&target_dir);

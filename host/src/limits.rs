@@ -83,6 +83,8 @@ pub const MODULE_LOG_PAGE_LINES: usize = 64;
 
 /// Instances of machines at the same time: one that applies, one a serving thread, and those that check and migrate.
 pub const MACHINE_INSTANCES: u32 = 128;
+/// Rows that the rehearsal of a migration holds; beyond it the rehearsal ends early.
+pub const REHEARSAL_ROWS: usize = 200_000;
 /// Calls that a reader's instance serves before it is made anew.
 pub const READER_CALLS: u32 = 10_000;
 /// Lines that one call of a machine may log; further ones are dropped.

@@ -16,6 +16,7 @@ usage: cargo xtask COMMAND [ARGUMENTS]
   cluster           run three members on 127.0.0.1: 2379, 22379, 32379
   test              everything that CI checks: format, lints, unit tests, end-to-end tests
   bench [OPTIONS]   Instar beside etcd, a table of ratios (OPTIONS: `cargo xtask bench --help`)
+  machines          the KV machines of this tree, as files in target/machines: to put, and to upgrade to
   container         make the image, and play the tutorial in three containers (docker or podman)
   dist              an archive of the programs, with completions, man pages, manifests and a checksum
 ";
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Some("cluster") => setup::build_server().and_then(|server| cluster::run(&server)),
         Some("test") => test(),
         Some("bench") => bench(&rest),
+        Some("machines") => machines(),
         Some("container") => container::run(),
         Some("dist") => dist::run(),
         Some("help" | "--help" | "-h") => {
@@ -67,6 +69,14 @@ fn test() -> Result<(), String> {
     ]))?;
     setup::build_programs()?;
     setup::run(setup::cargo().args(["test", "--release", "--workspace"]))
+}
+
+/// The built-in machine and the one that comes after it, to `target/machines`.
+fn machines() -> Result<(), String> {
+    setup::wasm_target()?;
+    let mut write = setup::cargo();
+    write.args(["run", "--release", "--package", "tests", "--example", "machines", "--"]);
+    setup::run(write.arg(setup::target_directory().join("machines")))
 }
 
 fn bench(options: &[String]) -> Result<(), String> {

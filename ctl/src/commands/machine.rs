@@ -1,5 +1,7 @@
 //! `machine`: which state machine runs, and putting another one in its place.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::instar::v1 as pb;
 
@@ -10,6 +12,8 @@ use crate::output::{Answer, Format, line};
 
 /// What one message of a component carries.
 const CHUNK_BYTES: usize = 256 << 10;
+/// How often a migration is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 pub async fn list(mut invocation: Invocation) -> Result<(), Failure> {
     if !invocation.arguments.is_empty() {
@@ -82,6 +86,42 @@ pub async fn rollback(mut invocation: Invocation) -> Result<(), Failure> {
     let request = pb::RollbackRequest { expected_active };
     let machines = ask!(client, Never, machine.rollback(request))?;
     output.print(&Answer::Machines(machines))
+}
+
+pub async fn finalise(mut invocation: Invocation) -> Result<(), Failure> {
+    if !invocation.arguments.is_empty() {
+        return Err(Failure::arguments("machine finalise command accepts no arguments"));
+    }
+    let expected_active = expected(&mut invocation)?;
+    let waits = invocation.flag("wait");
+    let (client, output) = connect(&mut invocation).await?;
+    let request = pb::FinaliseRequest { expected_active };
+    let mut machines = ask!(client, Never, machine.finalise(request))?;
+    while let Some(migration) = machines.migration.as_ref().filter(|_| waits) {
+        if !migration.failure.is_empty() {
+            let message = format!("the migration has stopped: {}", migration.failure);
+            let hint =
+                "`machine activate` another machine of the same schema, which goes on with it";
+            return Err(Failure::error(message).with_hint(hint));
+        }
+        if output.format == Format::Simple {
+            line(migrating(&machines, migration))?;
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        machines = ask!(client, Reading, machine.list(pb::ListRequest {}))?;
+    }
+    output.print(&Answer::Machines(machines))
+}
+
+/// How far the rows are on their way to another schema.
+pub fn migrating(machines: &pb::Machines, migration: &pb::Migration) -> String {
+    let (from, to, steps) = (migration.from_schema, machines.schema_version, migration.steps);
+    let at = String::from_utf8_lossy(&migration.cursor);
+    let at = at.trim_end_matches('\0').escape_debug();
+    match steps {
+        0 => format!("migrating from schema {from} to {to}: no step yet"),
+        _ => format!("migrating from schema {from} to {to}: {steps} steps, at {at}"),
+    }
 }
 
 /// The machine that is to be replaced, if it is named.

@@ -75,6 +75,21 @@ const MACHINE: Command =
             Command::new("rollback", "[options]", "Goes back to the machine before")
                 .flags(&[EXPECT])
                 .run(|invocation| Box::pin(machine::rollback(invocation))),
+            Command::new(
+                "finalise",
+                "[options]",
+                "Raises the schema to the active machine's; there is no way back",
+            )
+            .flags(&[
+                EXPECT,
+                flag(
+                    "wait",
+                    Kind::Bool,
+                    "",
+                    "wait until the rows have the schema, and say how far they are",
+                ),
+            ])
+            .run(|invocation| Box::pin(machine::finalise(invocation))),
         ]);
 
 const MODULE: Command =

@@ -17,8 +17,8 @@ use rand::seq::IndexedRandom;
 
 use super::Step;
 
-/// Keys that are prefixes of each other, with zero bytes and with the greatest byte.
-const KEYS: [&[u8]; 18] = [
+/// Keys that are prefixes of each other, with slashes, with zero bytes and with the greatest byte.
+const KEYS: [&[u8]; 26] = [
     b"a",
     b"aa",
     b"ab",
@@ -37,6 +37,14 @@ const KEYS: [&[u8]; 18] = [
     b"\xff",
     b"\xff\xff",
     b"key",
+    b"a/",
+    b"a0",
+    b"a/b",
+    b"a/b/c",
+    b"a/b/d",
+    b"/",
+    b"//a",
+    b"c/d",
 ];
 
 /// What the generator knows of the store.

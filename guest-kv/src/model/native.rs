@@ -18,6 +18,13 @@ impl NativeSubject {
     }
 }
 
+#[cfg(test)]
+impl NativeSubject {
+    pub(crate) fn tables_mut(&mut self) -> &mut MemoryTables {
+        &mut self.tables
+    }
+}
+
 impl Subject for NativeSubject {
     fn admit(&mut self, request: &[u8], limits: RequestLimits) -> Result<Admission, Rejection> {
         crate::admit(request, limits)

@@ -133,6 +133,7 @@ pub enum MachineRequest {
     Prepare(Bytes),
     Activate { digest: Bytes, expected_active: Bytes },
     Rollback { expected_active: Bytes },
+    Finalise { expected_active: Bytes },
 }
 
 /// The requests of the Module service, without its calls. An empty digest stands for the only one that it can be.

@@ -102,6 +102,7 @@ pub(super) enum Method {
     MachinePrepare,
     MachineActivate,
     MachineRollback,
+    MachineFinalise,
     ModulePut,
     ModuleList,
     ModuleActivate,
@@ -154,6 +155,7 @@ impl Method {
             "/instar.v1.Machine/Prepare" => Method::MachinePrepare,
             "/instar.v1.Machine/Activate" => Method::MachineActivate,
             "/instar.v1.Machine/Rollback" => Method::MachineRollback,
+            "/instar.v1.Machine/Finalise" => Method::MachineFinalise,
             "/instar.v1.Module/Put" => Method::ModulePut,
             "/instar.v1.Module/List" => Method::ModuleList,
             "/instar.v1.Module/Activate" => Method::ModuleActivate,
@@ -457,7 +459,8 @@ async fn answer_rare<C: Coordinator>(
         Method::MachineList
         | Method::MachinePrepare
         | Method::MachineActivate
-        | Method::MachineRollback => machine::unary(service, method, headers, message).await,
+        | Method::MachineRollback
+        | Method::MachineFinalise => machine::unary(service, method, headers, message).await,
         Method::ModuleList
         | Method::ModuleActivate
         | Method::ModuleDisable

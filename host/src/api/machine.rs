@@ -43,10 +43,15 @@ pub(super) async fn unary<C: Coordinator>(
             let pb::RollbackRequest { expected_active } = decode(message)?;
             MachineRequest::Rollback { expected_active }
         }
+        Method::MachineFinalise => {
+            let pb::FinaliseRequest { expected_active } = decode(message)?;
+            MachineRequest::Finalise { expected_active }
+        }
         _ => MachineRequest::List,
     };
     check_metadata(service.coordinator.standing(), headers, false)?;
-    if matches!(method, Method::MachineActivate | Method::MachineRollback) {
+    let changes = [Method::MachineActivate, Method::MachineRollback, Method::MachineFinalise];
+    if changes.contains(&method) {
         check_right(service)?;
     }
     let machines = service.coordinator.machine(request).await?;

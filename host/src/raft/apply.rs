@@ -249,6 +249,9 @@ impl Applier {
         }
         let machine = switch.as_ref().map_or(&self.machine, |(machine, _)| machine);
         mark.machine = machine.digest();
+        // Before the commit, whose view is the first that this machine's readers are given.
+        let tables = &machine.description().tables;
+        self.state.declare(tables).map_err(io::Error::other)?;
         let task_pending = outcomes.last().map(|outcome| outcome.task_pending);
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
         let (time_ms, revision) = (mark.time_ms, mark.revision);

@@ -12,6 +12,7 @@ use super::machine_commands::{self, Circumstances, MachineDigest, name_of};
 use super::module_commands;
 use super::module_execution::ActiveModules;
 use super::types::{Command, Entry};
+use super::{migration, schema};
 use crate::runtime::{self, Applied, Machine, Outcome, Spent};
 use crate::storage::Overlay;
 
@@ -33,6 +34,9 @@ impl Applier {
         if let Some(command) = entries.first().and_then(of_host) {
             if let Some(call) = module_commands::call_of(command) {
                 return self.execute_call(&entries[0], &call);
+            }
+            if let Some(step) = migration::step_of(command) {
+                return self.execute_migration(&entries[0], &step);
             }
             return self.execute_for_host(&entries[..1], command);
         }
@@ -73,7 +77,7 @@ impl Applier {
 
     /// One entry that the new machine failed on. Where the previous one does not, it is the one that runs from here on.
     fn execute_on_probation(&self, entry: &[Entry]) -> io::Result<Execution> {
-        let previous = self.obtain(&self.slots.previous)?;
+        let previous = self.obtain(&self.slots.previous, &self.slots)?;
         let mut execution = self.run_with(&previous, entry)?;
         if execution.applied.outcomes.iter().any(|outcome| outcome.is_fault) {
             return self.run_with(&self.machine, entry);
@@ -99,15 +103,17 @@ impl Applier {
         let revision = mark.revision;
         let circumstances = Circumstances {
             active: self.machine.digest(),
+            description: self.machine.description(),
             voters: self.progress.applied_membership().stored.membership().voter_ids().collect(),
         };
         let mut overlay = Overlay::new(view);
         let response = machine_commands::carry_out(&command.request, &mut overlay, &circumstances)
             .map_err(io::Error::other)?;
-        let outcome = Outcome::of_host(response, &mut overlay, revision);
+        let mut outcome = Outcome::of_host(response, &mut overlay, revision);
         let slots = machine_commands::slots(&overlay).map_err(io::Error::other)?;
+        outcome.task_pending = schema::next_step(&slots).is_some();
         let switch = match slots != self.slots {
-            true => Some((self.obtain(&slots.active)?, slots)),
+            true => Some((self.obtain(&slots.active, &slots)?, slots)),
             false => None,
         };
         let applied = Applied { overlay, outcomes: vec![outcome], spent: Spent::default() };
@@ -115,14 +121,14 @@ impl Applier {
         Ok(Execution { entries: 1, commands, applied, switch, modules })
     }
 
-    /// A machine of the state's, which was compiled long before. A member that lacks it, having just started or come
+    /// A machine of the state's, which was compiled long before, as it runs under these slots. A member that lacks it, having just started or come
     /// by a snapshot, acknowledges the log meanwhile, and applies no more before a thread has compiled it.
-    fn obtain(&self, digest: &[u8]) -> io::Result<Machine> {
+    fn obtain(&self, digest: &[u8], slots: &Slots) -> io::Result<Machine> {
         let lost =
             || io::Error::other(format!("the component of {} is not there", name_of(digest)));
         let digest: MachineDigest = digest.try_into().map_err(|_| lost())?;
         if let Some(machine) = self.machines.compiled(&digest) {
-            return Ok(machine);
+            return Ok(under(slots, &machine));
         }
         let view = self.state.view();
         let component = machine_commands::component(&*view, &digest).map_err(io::Error::other)?;
@@ -132,7 +138,7 @@ impl Applier {
             .name("compile".to_owned())
             .spawn(move || machines.compile(&component))?;
         let compiled = compiling.join().map_err(|_| lost())?;
-        compiled.map_err(io::Error::other)
+        compiled.map(|machine| under(slots, &machine)).map_err(io::Error::other)
     }
 
     pub(super) fn switch(&mut self, machine: Machine, slots: Slots) {
@@ -153,12 +159,18 @@ impl Applier {
         let slots = machine_commands::slots(&*self.state.view()).map_err(io::Error::other)?;
         let machine = match slots.active.is_empty() {
             true => self.machine.clone(),
-            false => self.obtain(&slots.active)?,
+            false => self.obtain(&slots.active, &slots)?,
         };
+        self.state.declare(&machine.description().tables).map_err(io::Error::other)?;
         self.switch(machine, slots);
         self.modules = ActiveModules::load(&*self.state.view(), &self.machines)?;
         Ok(())
     }
+}
+
+/// A machine with those of its tables locked that are.
+pub(super) fn under(slots: &Slots, machine: &Machine) -> Machine {
+    machine.with_locked(schema::locked(slots, machine.description()))
 }
 
 fn of_host(entry: &Entry) -> Option<&Command> {

@@ -13,9 +13,9 @@ use prost::Message;
 use proto::instar::log as pb;
 use proto::instar::log::host_command::Kind;
 
-use super::module_commands;
+use super::{module_commands, schema};
 use crate::limits;
-use crate::runtime::Rejection;
+use crate::runtime::{Description, Rejection};
 use crate::storage::{Overlay, StorageError, TableId, TableKind, TableSpec, Tables};
 
 /// Where the host keeps it. Machines' tables have lower ids.
@@ -69,8 +69,9 @@ impl From<Rejection> for Failed {
 }
 
 /// What a command has to know of the cluster, the same on every member.
-pub struct Circumstances {
+pub struct Circumstances<'a> {
     pub active: MachineDigest,
+    pub description: &'a Description,
     pub voters: Vec<u64>,
 }
 
@@ -78,7 +79,7 @@ pub struct Circumstances {
 pub fn carry_out(
     request: &[u8],
     overlay: &mut Overlay,
-    circumstances: &Circumstances,
+    circumstances: &Circumstances<'_>,
 ) -> Result<Result<Bytes, Rejection>, StorageError> {
     match try_carry_out(request, overlay, circumstances) {
         Ok(()) => Ok(Ok(Bytes::new())),
@@ -93,7 +94,7 @@ pub fn carry_out(
 fn try_carry_out(
     request: &[u8],
     overlay: &mut Overlay,
-    circumstances: &Circumstances,
+    circumstances: &Circumstances<'_>,
 ) -> Result<(), Failed> {
     let unknown = || refuse(INVALID_ARGUMENT, "this is no command that this version knows");
     let command = pb::HostCommand::decode(request).map_err(|_| unknown())?;
@@ -102,19 +103,20 @@ fn try_carry_out(
         Kind::Ready(ready) => note_ready(&ready, overlay),
         Kind::Activate(activate) => activate_machine(&activate, overlay, circumstances),
         Kind::Rollback(rollback) => roll_back(&rollback, overlay, circumstances),
+        Kind::Finalise(finalise) => schema::finalise(&finalise, overlay, circumstances),
         Kind::ActivateModule(activate) => {
             module_commands::activate(&activate, overlay, &circumstances.voters)
         }
         Kind::DisableModule(disable) => module_commands::disable(&disable, overlay),
-        // Carried out where modules are run (`module_execution`).
-        Kind::CallModule(_) => Err(unknown().into()),
+        // Carried out where machines and modules are run (`migration`, `module_execution`).
+        Kind::MigrateStep(_) | Kind::CallModule(_) => Err(unknown().into()),
     }
 }
 
 fn put_chunk(
     chunk: &pb::PutChunk,
     overlay: &mut Overlay,
-    circumstances: &Circumstances,
+    circumstances: &Circumstances<'_>,
 ) -> Result<(), Failed> {
     let digest = digest_of(&chunk.digest)?;
     if chunk.size_bytes == 0 || chunk.size_bytes > limits::COMPONENT_BYTES as u64 {
@@ -152,7 +154,7 @@ fn put_chunk(
 /// Drops components that nobody runs or could go back to, so that there is room for one more.
 fn make_room(
     overlay: &mut Overlay,
-    circumstances: &Circumstances,
+    circumstances: &Circumstances<'_>,
     for_module: bool,
 ) -> Result<(), Failed> {
     let slots = slots(overlay)?;
@@ -193,7 +195,7 @@ fn note_ready(ready: &pb::Ready, overlay: &mut Overlay) -> Result<(), Failed> {
 fn activate_machine(
     activate: &pb::Activate,
     overlay: &mut Overlay,
-    circumstances: &Circumstances,
+    circumstances: &Circumstances<'_>,
 ) -> Result<(), Failed> {
     let digest = digest_of(&activate.digest)?;
     expect(&activate.expected_active, circumstances)?;
@@ -206,10 +208,22 @@ fn activate_machine(
                        any machine again, which brings it there";
         return Err(refuse(FAILED_PRECONDITION, message).into());
     }
+    let before = slots(overlay)?;
+    let mut successor = None;
     let readiness = readiness(overlay, &digest)?;
     for voter in &circumstances.voters {
         match readiness.get(voter) {
-            Some(ready) if ready.refusal.is_empty() => {}
+            Some(ready) if ready.refusal.is_empty() => {
+                schema::check_successor(&before, circumstances.description, ready).map_err(
+                    |reason| {
+                        refuse(
+                            FAILED_PRECONDITION,
+                            format!("this machine cannot take over: {reason}"),
+                        )
+                    },
+                )?;
+                successor = Some(ready);
+            }
             Some(ready) => {
                 let reason = &ready.refusal;
                 let message = format!("member {voter:x} cannot run this machine: {reason}");
@@ -223,21 +237,30 @@ fn activate_machine(
             }
         }
     }
-    let previous = Bytes::copy_from_slice(&circumstances.active);
-    let active = Bytes::copy_from_slice(&digest);
-    Ok(write_slots(overlay, &pb::Slots { active, previous, on_probation: true })?)
+    let mut after = match successor {
+        Some(successor) => schema::with_tables(&before, circumstances.description, successor),
+        None => before,
+    };
+    after.previous = Bytes::copy_from_slice(&circumstances.active);
+    after.active = Bytes::copy_from_slice(&digest);
+    after.on_probation = true;
+    // What the machine before could not go on with, this one may.
+    if let Some(migration) = &mut after.migration {
+        migration.failure.clear();
+    }
+    Ok(write_slots(overlay, &after)?)
 }
 
 fn roll_back(
     rollback: &pb::Rollback,
     overlay: &mut Overlay,
-    circumstances: &Circumstances,
+    circumstances: &Circumstances<'_>,
 ) -> Result<(), Failed> {
     expect(&rollback.expected_active, circumstances)?;
     let before = slots(overlay)?;
     if before.previous.is_empty() {
-        let message = "there is no previous machine to go back to; `instarctl machine activate` takes any that is \
-                       there";
+        let message = "there is no previous machine to go back to, since the active one was finalised or is itself \
+                       what was gone back to; `instarctl machine activate` takes any whose schema is that of the rows";
         return Err(refuse(FAILED_PRECONDITION, message).into());
     }
     Ok(write_slots(overlay, &rolled_back(&before))?)
@@ -245,14 +268,15 @@ fn roll_back(
 
 /// The slots after a rollback.
 pub fn rolled_back(slots: &pb::Slots) -> pb::Slots {
-    pb::Slots { active: slots.previous.clone(), previous: Bytes::new(), on_probation: false }
+    let active = slots.previous.clone();
+    pb::Slots { active, previous: Bytes::new(), on_probation: false, ..slots.clone() }
 }
 
 pub fn write_slots(overlay: &mut Overlay, slots: &pb::Slots) -> Result<(), StorageError> {
     overlay.put(TABLE, SLOTS, &slots.encode_to_vec())
 }
 
-fn expect(expected: &[u8], circumstances: &Circumstances) -> Result<(), Rejection> {
+pub(super) fn expect(expected: &[u8], circumstances: &Circumstances<'_>) -> Result<(), Rejection> {
     if expected == circumstances.active {
         return Ok(());
     }

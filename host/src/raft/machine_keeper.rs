@@ -14,8 +14,9 @@ use proto::instar::log::host_command::Kind;
 
 use super::machine_commands::{self, MachineDigest};
 use super::progress::Progress;
+use super::schema;
 use super::shard::Shard;
-use crate::runtime::{Description, Machine, Machines};
+use crate::runtime::{Description, Machines};
 use crate::storage::{StorageError, Views};
 
 /// How long it rests after it looked at the state.
@@ -87,9 +88,10 @@ impl MachineKeeper {
         };
         let compiled = tokio::task::spawn_blocking(compiling).await;
         let compiled = compiled.unwrap_or_else(|_| Err("the compiler gave up".to_owned()));
-        let active = self.machines.active();
-        let accepted = compiled.and_then(|machine| {
-            check_successor(digest, &machine, active.description()).map(|()| machine)
+        let lost = "the component is not the one that its digest names; put it again";
+        let accepted = compiled.and_then(|machine| match machine.digest() == digest {
+            true => Ok(machine),
+            false => Err(lost.to_owned()),
         });
         let about = |refusal: String, description: Option<&Description>| pb::Ready {
             digest: Bytes::copy_from_slice(&digest),
@@ -98,6 +100,8 @@ impl MachineKeeper {
             name: description.map(|it| it.name.clone()).unwrap_or_default(),
             version: description.map(|it| it.version.clone()).unwrap_or_default(),
             schema_version: description.map_or(0, |it| it.schema_version),
+            tables: description.map(schema::tables_of).unwrap_or_default(),
+            rehearsal: None,
         };
         match accepted {
             Ok(machine) => {
@@ -107,33 +111,10 @@ impl MachineKeeper {
                     version = description.version,
                     "a machine is compiled"
                 );
-                about(String::new(), Some(description))
+                let ready = about(String::new(), Some(description));
+                self.rehearse(machine.clone(), ready).await
             }
             Err(refusal) => about(refusal, None),
         }
     }
-}
-
-/// Whether a machine can go on with the state of another one.
-fn check_successor(
-    digest: MachineDigest,
-    machine: &Machine,
-    active: &Description,
-) -> Result<(), String> {
-    let description = machine.description();
-    if machine.digest() != digest {
-        return Err("the component is not the one that its digest names; put it again".to_owned());
-    }
-    if description.name != active.name {
-        let (own, other) = (&description.name, &active.name);
-        return Err(format!("it is named {own:?}, and the machine that runs {other:?}"));
-    }
-    if description.tables != active.tables || description.schema_version != active.schema_version {
-        let (own, other) = (description.schema_version, active.schema_version);
-        return Err(format!(
-            "it has schema {own}, or other tables, and the machine that runs has schema {other}; this version of \
-             Instar switches only between machines of one schema"
-        ));
-    }
-    Ok(())
 }

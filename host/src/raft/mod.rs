@@ -28,6 +28,7 @@ mod machine_commands;
 mod machine_keeper;
 mod membership;
 mod membership_keeper;
+mod migration;
 mod module_commands;
 mod module_execution;
 mod module_keeper;
@@ -40,6 +41,7 @@ mod progress;
 mod proposer;
 mod read_index;
 mod restored;
+mod schema;
 mod shard;
 mod snapshot_stream;
 mod state_machine;
@@ -68,6 +70,7 @@ pub use node::{Ended, MoveLeaderError, Node, NodeOptions, StartError};
 pub use observer::Observer;
 pub use progress::{Leadership, Progress};
 pub use restored::{Restored, begin_restored};
+pub use schema::check_successor;
 pub use shard::Shard;
 
 /// Why a request got no answer of the machine.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::migration;
 use super::progress::Progress;
 use super::shard::Shard;
 use crate::runtime::{ActiveReader, CallError, LocalFailure, QueryError};
@@ -26,7 +27,8 @@ impl Upkeep {
     pub async fn run(mut self) {
         let mut pending = self.progress.subscribe_task_pending();
         loop {
-            if self.progress.is_leader() && self.step().await {
+            // By turns, so that neither waits for the other's end.
+            if self.progress.is_leader() && (self.migrate().await | self.step().await) {
                 continue;
             }
             tokio::select! {
@@ -34,6 +36,15 @@ impl Upkeep {
                 () = tokio::time::sleep(IDLE_INTERVAL) => {}
             }
         }
+    }
+
+    /// Proposes one step of the rows' way to another schema; false if there is none, or it did not come through.
+    async fn migrate(&self) -> bool {
+        let proposed = migration::propose_step(&self.views, &self.shard).await;
+        proposed.unwrap_or_else(|error| {
+            self.progress.fail(error.to_string());
+            false
+        })
     }
 
     /// Proposes one command; false if there is none, or it did not come through.

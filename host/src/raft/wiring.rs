@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::apply::{Applier, ApplyThread};
 use super::clock::ReplicatedClock;
 use super::digests::{Digest, Digests};
+use super::execution;
 use super::feed::EventFeed;
 use super::force_new_cluster::force_new_cluster;
 use super::lease_rounds::{LeaseRound, LeaseRounds, PeerLeaseRound};
@@ -149,7 +150,7 @@ impl Wiring {
         ApplyThread::start(Applier {
             own_id: options.own.member_id,
             state,
-            machine: machines.active(),
+            machine: execution::under(&slots, &machines.active()),
             modules,
             machines,
             slots,

@@ -101,9 +101,10 @@ fn pool() -> PoolingAllocationConfig {
 }
 
 const _: () = {
-    let Budgets { shared, alone, query, brief } = Budgets::PINNED;
+    let Budgets { shared, alone, step, query, brief } = Budgets::PINNED;
     assert!(shared.memory_bytes <= MACHINE_MEMORY_BYTES);
     assert!(alone.memory_bytes <= MACHINE_MEMORY_BYTES);
+    assert!(step.memory_bytes <= MACHINE_MEMORY_BYTES);
     assert!(query.memory_bytes <= MACHINE_MEMORY_BYTES);
     assert!(brief.memory_bytes <= MACHINE_MEMORY_BYTES);
 };

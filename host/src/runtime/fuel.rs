@@ -35,8 +35,10 @@ pub struct Budget {
 pub struct Budgets {
     /// For an entry that shares its instance.
     pub shared: Budget,
-    /// For an entry that is alone in its instance, and for one step of `migrate` and of `rebuild`.
+    /// For an entry that is alone in its instance, and for one step of `rebuild`.
     pub alone: Budget,
+    /// For one step of `migrate`, for which the apply thread stands still.
+    pub step: Budget,
     /// For a query, and for one step of `check`.
     pub query: Budget,
     /// For `describe`, `admit` and `next-task`.
@@ -47,10 +49,11 @@ const MIB: usize = 1 << 20;
 
 impl Budgets {
     /// The budgets that replicas run with. An entry that removes a million keys at once needs about a fifth of what it
-    /// may use; one that never ends is stopped after 7 to 40 seconds.
+    /// may use; one that never ends is stopped after 7 to 40 seconds, and a step of a migration after 5 to 30 milliseconds.
     pub const PINNED: Self = Self {
         shared: Budget { fuel: 20_000_000_000, memory_bytes: 256 * MIB },
         alone: Budget { fuel: 200_000_000_000, memory_bytes: 512 * MIB },
+        step: Budget { fuel: 150_000_000, memory_bytes: 512 * MIB },
         query: Budget { fuel: 200_000_000_000, memory_bytes: 512 * MIB },
         brief: Budget { fuel: 4_000_000_000, memory_bytes: 256 * MIB },
     };

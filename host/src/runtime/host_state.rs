@@ -49,6 +49,8 @@ pub(super) struct HostState {
     /// Set by whatever ends a call from inside: an import, or the limiter.
     pub ended: Option<Ended>,
     pub log_lines: u32,
+    /// Tables that nobody writes yet: see [`super::Machine::with_locked`].
+    pub locked: Arc<[TableId]>,
     /// What this call has written so far.
     writes: u64,
     write_bytes: u64,
@@ -64,6 +66,7 @@ impl HostState {
             answer: None,
             ended: None,
             log_lines: 0,
+            locked: Arc::default(),
             writes: 0,
             write_bytes: 0,
             description,
@@ -98,6 +101,9 @@ impl HostState {
     /// [`Self::give_back`].
     pub fn take_overlay(&mut self, table: TableId) -> Result<(Box<Overlay>, Writable), Fault> {
         let kind = self.kind(table)?;
+        if self.locked.contains(&table) {
+            return Err(Fault::new("it wrote a table of a schema that the rows do not have yet"));
+        }
         match std::mem::replace(&mut self.source, Source::Nothing) {
             Source::Overlay(overlay, Writable::Derived) if kind == TableKind::Durable => {
                 self.source = Source::Overlay(overlay, Writable::Derived);

@@ -19,6 +19,7 @@ use super::{
     reader::Reader,
 };
 use crate::limits::COMPONENT_BYTES;
+use crate::storage::TableId;
 
 pub(super) type ApplyExport = TypedFunc<(abi::Entry,), (abi::Outcome,)>;
 
@@ -97,7 +98,7 @@ impl Runtime {
         let description = Arc::new(describe(&pre, &exports, self.budgets.brief)?);
         let budgets = self.budgets;
         let inner = Inner { pre, exports, description, digest, budgets };
-        Ok(Machine { inner: Arc::new(inner) })
+        Ok(Machine { inner: Arc::new(inner), locked: Arc::default() })
     }
 }
 
@@ -133,6 +134,7 @@ fn describe(
 #[derive(Clone)]
 pub struct Machine {
     inner: Arc<Inner>,
+    locked: Arc<[TableId]>,
 }
 
 struct Inner {
@@ -153,6 +155,12 @@ impl Machine {
         &self.inner.description
     }
 
+    /// The same machine, which fails where it writes to one of these tables: they are of a schema that the rows are not
+    /// brought to yet.
+    pub fn with_locked(&self, tables: Vec<TableId>) -> Self {
+        Machine { inner: self.inner.clone(), locked: tables.into() }
+    }
+
     /// Makes a reader; it takes an instance with its first call.
     pub fn reader(&self) -> Reader {
         Reader::new(self.clone())
@@ -168,7 +176,9 @@ impl Machine {
 
     /// The state behind a new instance.
     pub(super) fn state(&self, source: Source, budget: Budget) -> HostState {
-        HostState::new(Some(self.inner.description.clone()), source, budget)
+        let mut state = HostState::new(Some(self.inner.description.clone()), source, budget);
+        state.locked = self.locked.clone();
+        state
     }
 
     /// Makes an instance.

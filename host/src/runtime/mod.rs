@@ -54,7 +54,7 @@ pub use reader::Reader;
 pub use types::{
     Admission, Answer, Applied, Description, Entry, Outcome, Rejection, Route, RowRef,
 };
-pub use upkeep::Commit;
+pub use upkeep::{Commit, Migrated, Rehearsal};
 
 /// The contract that this host supports.
 pub const CONTRACT: &str = "instar:machine@1.0.0";

@@ -3,7 +3,7 @@
 //! Never for serving: a panic of the machine ends the process, nothing bounds what it computes, and whatever component
 //! is loaded, it is the linked machine that runs. Writes, outcomes and digests are those of the component.
 
-use std::{cell::RefCell, ops::ControlFlow, path::PathBuf, sync::Arc};
+use std::{cell::RefCell, ops::ControlFlow, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use guest_kv::tables::Table;
@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Admission, Answer, Applied, ApplyError, Commit, Description, Entry, Journal, LocalFailure,
-    Module, Outcome, QueryError, Rejection, Route, RuntimeError, Spent, UpkeepError, fuel::Budgets,
-    imports::put_varint, outcome,
+    Migrated, Module, Outcome, QueryError, Rehearsal, Rejection, Route, RuntimeError, Spent,
+    UpkeepError, fuel::Budgets, imports::put_varint, outcome,
 };
-use crate::storage::{Overlay, StorageError, TableKind, TableSpec, Tables, View};
+use crate::storage::{Overlay, StorageError, TableId, TableKind, TableSpec, Tables, View};
 
 /// As [`super::machine::Runtime`].
 pub struct Runtime;
@@ -76,6 +76,11 @@ impl Machine {
 
     pub fn description(&self) -> &Description {
         &self.description
+    }
+
+    /// What the linked machine writes is its own affair.
+    pub fn with_locked(&self, _tables: Vec<TableId>) -> Self {
+        self.clone()
     }
 
     pub fn reader(&self) -> Reader {
@@ -142,11 +147,43 @@ impl Machine {
     pub fn migrate(
         &self,
         from_schema: u32,
-        _view: Arc<View>,
-        _commit: &mut Commit<'_>,
+        mut view: Arc<View>,
+        commit: &mut Commit<'_>,
     ) -> Result<(), UpkeepError> {
-        // There is only one schema, which leads to itself in one step that writes nothing.
-        guest_kv::migrate(from_schema).map(drop).map_err(UpkeepError::Refused)
+        loop {
+            let (mut overlay, migrated) = self.migrate_step(from_schema, &[], &view)?;
+            overlay.finish_entry();
+            view = commit(overlay).map_err(LocalFailure::Storage)?;
+            if migrated.map_err(UpkeepError::Refused)? == Migrated::Done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Of the linked machine nothing is to be found out.
+    pub fn rehearse(
+        &self,
+        _from_schema: u32,
+        _view: Arc<View>,
+        _patience: Duration,
+    ) -> Result<Rehearsal, UpkeepError> {
+        Ok(Rehearsal { is_whole: true, ..Rehearsal::default() })
+    }
+
+    pub fn migrate_step(
+        &self,
+        from_schema: u32,
+        _cursor: &[u8],
+        view: &Arc<View>,
+    ) -> Result<(Overlay, Result<Migrated, String>), LocalFailure> {
+        let mut overlay = Overlay::new(view.clone());
+        let mut rows = Rows::new(Source::Overlay(&mut overlay));
+        let migrated = guest_kv::migrate(&mut rows, from_schema).map(|progress| match progress {
+            guest_kv::Progress::Done => Migrated::Done,
+            guest_kv::Progress::More(next) => Migrated::More(next.into()),
+        });
+        rows.finish()?;
+        Ok((overlay, migrated))
     }
 
     pub fn check(&self, view: &Arc<View>) -> Result<(), UpkeepError> {

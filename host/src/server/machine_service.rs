@@ -57,6 +57,10 @@ pub async fn serve(
             let expected_active = or_active(shared, shard, expected_active).await?;
             propose(shard, Kind::Rollback(log_pb::Rollback { expected_active })).await?;
         }
+        MachineRequest::Finalise { expected_active } => {
+            let expected_active = or_active(shared, shard, expected_active).await?;
+            propose(shard, Kind::Finalise(log_pb::Finalise { expected_active })).await?;
+        }
     }
     list(shared)
 }
@@ -140,6 +144,7 @@ async fn prepare(shared: &Shared, digest: MachineDigest) -> Result<(), RequestEr
                 format!("{name} is not there, or not whole: put it first"),
             ));
         };
+        check_successor(shared, &digest)?;
         if let Some(voter) = component.voters.iter().find(|voter| !voter.refusal.is_empty()) {
             let (id, reason) = (voter.member_id, &voter.refusal);
             let message = format!("member {id:x} cannot run this machine: {reason}");
@@ -157,6 +162,23 @@ async fn prepare(shared: &Shared, digest: MachineDigest) -> Result<(), RequestEr
     }
 }
 
+/// Refuses early what the activation would refuse.
+fn check_successor(shared: &Shared, digest: &MachineDigest) -> Result<(), RequestError> {
+    let view = shared.views.latest();
+    let slots = raft::slots(&*view).map_err(broken)?;
+    let readiness = raft::readiness(&*view, digest).map_err(broken)?;
+    let active = shared.machines.active();
+    let mut ready = readiness.values().filter(|ready| ready.refusal.is_empty());
+    if digest == &active.digest() {
+        return Ok(());
+    }
+    let checked =
+        ready.try_for_each(|ready| raft::check_successor(&slots, active.description(), ready));
+    checked.map_err(|reason| {
+        refuse(FAILED_PRECONDITION, format!("this machine cannot take over: {reason}"))
+    })
+}
+
 fn list(shared: &Shared) -> Result<pb::Machines, RequestError> {
     let view = shared.views.latest();
     let slots = raft::slots(&*view).map_err(broken)?;
@@ -169,7 +191,14 @@ fn list(shared: &Shared) -> Result<pb::Machines, RequestError> {
         let voter = |id: u64| {
             let told = readiness.get(&id);
             let refusal = told.map(|ready| ready.refusal.clone()).unwrap_or_default();
-            pb::Readiness { member_id: id, ready: told.is_some() && refusal.is_empty(), refusal }
+            let ready = told.is_some() && refusal.is_empty();
+            let rehearsal = told.and_then(|ready| ready.rehearsal).map(|it| pb::Rehearsal {
+                steps: it.steps,
+                took_us: it.took_us,
+                longest_us: it.longest_us,
+                is_whole: it.is_whole,
+            });
+            pb::Readiness { member_id: id, ready, refusal, rehearsal }
         };
         let members = shared.node.members();
         let voters = members.iter().filter(|member| !member.is_learner);
@@ -192,5 +221,12 @@ fn list(shared: &Shared) -> Result<pb::Machines, RequestError> {
         previous: slots.previous,
         on_probation: slots.on_probation,
         components,
+        schema_version: slots.schema_version,
+        migration: slots.migration.map(|migration| pb::Migration {
+            from_schema: migration.from_schema,
+            steps: migration.steps,
+            cursor: migration.cursor,
+            failure: migration.failure,
+        }),
     })
 }

@@ -92,6 +92,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let tables = raft::with_host_tables(&built_in.description().tables);
     let mut state = State::open(data.files(), &files(), &tables)?;
     let machine = active_machine(&runtime, built_in, &state)?;
+    state.declare(&machine.description().tables)?;
     raft::rebuild(&machine, &mut state)?;
     note_machine(&state, &machine);
     let machines = Machines::new(runtime, machine.clone());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::raft::with_host_tables;
 use crate::storage::{
     DataDir, DataDirError, Identity, State, StorageError, TableSpec, View, files,
 };
@@ -41,7 +42,7 @@ impl OfflineState {
         let any = Identity { cluster_id: 0, member_id: 0, incarnation: [0; 16] };
         let data = DataDir::open(path, any, true)?;
         State::check(data.files(), &files())?;
-        let state = State::open(data.files(), &files(), tables)?;
+        let state = State::open(data.files(), &files(), &with_host_tables(tables))?;
         Ok(Self { state, _data: data })
     }
 
@@ -59,5 +60,30 @@ impl OfflineState {
         work.copy()?;
         self.state.finish_defragment(work)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Mark, Tables};
+
+    /// Which machines and modules there are is part of the state, too.
+    #[test]
+    fn a_defragmentation_keeps_what_is_the_hosts_own() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let identity = Identity { cluster_id: 1, member_id: 2, incarnation: [3; 16] };
+        let data = DataDir::open(directory.path(), identity, false).expect("a data directory");
+        let tables = with_host_tables(&[]);
+        let mut state = State::open(data.files(), &files(), &tables).expect("a state");
+        let mut overlay = state.overlay();
+        overlay.put(tables[0].id, b"slots", b"a machine").expect("a row");
+        state.commit(overlay.into_writes(), Mark::default()).expect("a commit");
+        state.persist().expect("a disk");
+        drop((state, data));
+        let offline = OfflineState::open(directory.path(), &[]).expect("a state");
+        offline.defragment().expect("a new file");
+        let offline = OfflineState::open(directory.path(), &[]).expect("a state");
+        assert_eq!(offline.view().get(tables[0].id, b"slots", &mut |_| ()), Ok(true));
     }
 }

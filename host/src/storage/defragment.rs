@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use redb::{Durability, TableDefinition};
 
+use super::declared;
 use super::guard::{Guarded, guarded};
 use super::overlay::Writes;
 use super::state_file::{failed, open_database, remove_if_there, table_name, write_mark};
 use super::tables::{TableId, TableKind, TableSpec, Tables};
 use super::view::{View, Views};
-use super::{Backends, Mark, StorageError};
+use super::{Backends, StorageError};
 use crate::limits;
 
 const FILE: &str = "state.defragmented";
@@ -171,17 +172,22 @@ impl Defragmentation {
         })
     }
 
-    /// Makes the file whole as of a view, which nothing follows, and closes it.
+    /// Makes the file whole as of a view, which nothing follows, with all its tables, which it tells of if the old one
+    /// does, and closes it.
     pub(super) fn seal(
         &mut self,
         view: &View,
-        mark: &Mark,
+        (specs, are_recorded): (&[TableSpec], bool),
         rows_bytes: u64,
     ) -> Result<&Path, StorageError> {
         self.carry_over_from(view, &self.written.take()?)?;
         self.commit(Durability::Immediate, |transaction| {
             transaction.set_quick_repair(true);
-            write_mark(transaction, mark, rows_bytes)
+            match are_recorded {
+                true => declared::record(transaction, specs)?,
+                false => drop(declared::create(transaction, specs)?),
+            }
+            write_mark(transaction, view.mark(), rows_bytes)
         })?;
         self.database = None;
         Ok(&self.path)

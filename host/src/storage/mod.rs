@@ -11,6 +11,7 @@
 
 mod backend;
 mod data_dir;
+mod declared;
 mod defragment;
 mod error;
 mod guard;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::row_set::bounds;
-use super::tables::{TableId, TableKind, Tables, Visit};
+use super::tables::{TableId, TableKind, TableSpec, Tables, Visit};
 use super::{StorageError, View};
 
 /// One row of a batch: its value, or none if it was removed, and the entry that wrote it last.
@@ -28,6 +28,8 @@ type TableWrites = BTreeMap<Bytes, Written>;
 pub struct Overlay {
     base: Arc<View>,
     tables: Vec<(TableId, TableWrites)>,
+    /// Those of them that the base does not have.
+    fresh: Vec<(TableId, TableKind)>,
     /// Counts the entries, so that a row tells whose it is.
     entry: u64,
     /// What the entry in work has replaced, in order.
@@ -44,7 +46,23 @@ const DELETE: u8 = 2;
 impl Overlay {
     pub fn new(base: Arc<View>) -> Self {
         let tables = base.tables.iter().map(|(id, _)| (*id, TableWrites::new())).collect();
-        Self { base, tables, entry: 0, undo: Vec::new(), digest: Xxh3::new() }
+        Self { base, tables, fresh: Vec::new(), entry: 0, undo: Vec::new(), digest: Xxh3::new() }
+    }
+
+    /// Adds the tables that the base lacks, empty: for a machine whose tables are not declared, and never will be if
+    /// nothing comes of it. No state takes such writes.
+    pub fn declare(&mut self, specs: &[TableSpec]) {
+        for spec in specs {
+            if self.tables.iter().all(|(id, _)| *id != spec.id) {
+                self.tables.push((spec.id, TableWrites::new()));
+                self.fresh.push((spec.id, spec.kind));
+            }
+        }
+    }
+
+    /// How many rows the batch has put or removed, each once.
+    pub fn rows_written(&self) -> usize {
+        self.tables.iter().map(|(_, writes)| writes.len()).sum()
     }
 
     /// The state that the batch began with.
@@ -178,6 +196,7 @@ impl Tables for Overlay {
                 Ok(true)
             }
             Some(Written { value: None, .. }) => Ok(false),
+            None if self.is_fresh(table) => Ok(false),
             None => self.base.get(table, key, visit),
         }
     }
@@ -192,7 +211,7 @@ impl Tables for Overlay {
     ) -> Result<(), StorageError> {
         let writes = self.writes(table)?;
         let Some(range) = bounds(start, end) else { return Ok(()) };
-        if writes.is_empty() {
+        if writes.is_empty() && !self.is_fresh(table) {
             return self.base.scan(table, start, end, reverse, visit);
         }
         let rows = writes.range::<[u8], _>(range);
@@ -204,7 +223,7 @@ impl Tables for Overlay {
     }
 
     fn count(&self, table: TableId, start: &[u8], end: &[u8]) -> Result<u64, StorageError> {
-        if self.writes(table)?.is_empty() {
+        if self.writes(table)?.is_empty() && !self.is_fresh(table) {
             return self.base.count(table, start, end);
         }
         let mut count = 0;
@@ -222,7 +241,7 @@ impl Tables for Overlay {
         key_length: usize,
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StorageError> {
-        if self.writes(table)?.is_empty() {
+        if self.writes(table)?.is_empty() && !self.is_fresh(table) {
             return self.base.get_many(table, keys, key_length, visit);
         }
         for key in keys.chunks_exact(key_length.max(1)) {
@@ -234,11 +253,16 @@ impl Tables for Overlay {
     }
 
     fn kind(&self, table: TableId) -> Option<TableKind> {
-        self.base.kind(table)
+        let fresh = self.fresh.iter().find(|(id, _)| *id == table);
+        fresh.map(|(_, kind)| *kind).or_else(|| self.base.kind(table))
     }
 }
 
 impl Overlay {
+    fn is_fresh(&self, table: TableId) -> bool {
+        self.fresh.iter().any(|(id, _)| *id == table)
+    }
+
     /// Goes through written rows and those of the base side by side; a written row hides the base's.
     fn merge<'a>(
         &self,
@@ -250,7 +274,7 @@ impl Overlay {
     ) -> Result<(), StorageError> {
         let mut written = written.peekable();
         let mut stopped = false;
-        self.base.scan(table, start, end, reverse, &mut |key, value| {
+        let mut beside = |key: &[u8], value: &[u8]| {
             while let Some((next, row)) = written.peek() {
                 let comes_first = if reverse { next.as_ref() >= key } else { next.as_ref() <= key };
                 if !comes_first {
@@ -273,7 +297,10 @@ impl Overlay {
             let flow = visit(key, value);
             stopped = flow.is_break();
             flow
-        })?;
+        };
+        if !self.is_fresh(table) {
+            self.base.scan(table, start, end, reverse, &mut beside)?;
+        }
         for (key, row) in written {
             if stopped {
                 break;

@@ -20,13 +20,14 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use redb::{Durability, TableDefinition, WriteTransaction};
 
+use super::declared;
 use super::defragment::{Defragmentation, Written};
 use super::guard::{Guarded, guarded};
 use super::overlay::Writes;
 use super::row_set::RowSet;
 use super::snapshot::SnapshotReader;
 use super::state_file::{
-    FILE, Gauge, Totals, check_database, failed, fill, make_view, open_database, prepare,
+    FILE, Gauge, Prepared, Totals, check_database, failed, fill, make_view, open_database, prepare,
     remove_if_there, sync_directory, table_name, write_mark,
 };
 use super::tables::{TableId, TableKind, TableSpec};
@@ -49,6 +50,8 @@ pub struct State {
     /// What is written during a defragmentation.
     written: Option<Arc<Written>>,
     specs: Arc<[TableSpec]>,
+    /// Whether the file tells of its tables, since it has some that whoever opens it may not know.
+    are_recorded: bool,
     derived: Vec<(TableId, RowSet)>,
     pub(super) totals: Totals,
     gauge: Gauge,
@@ -84,7 +87,7 @@ impl State {
         database: Guarded,
         specs: Arc<[TableSpec]>,
     ) -> Result<Self, StorageError> {
-        let (mark, totals) = prepare(&database, &specs)?;
+        let Prepared { mark, totals, specs, are_recorded } = prepare(&database, &specs)?;
         let derived: Vec<(TableId, RowSet)> = specs
             .iter()
             .filter(|spec| spec.kind == TableKind::Derived)
@@ -103,6 +106,7 @@ impl State {
             retired: Vec::new(),
             written: None,
             specs,
+            are_recorded,
             derived,
             totals,
             gauge,
@@ -167,6 +171,27 @@ impl State {
             }
             state.refresh(state.latest.mark.clone())?;
             Ok(state.view())
+        })
+    }
+
+    /// Adds tables, empty ones: those of a machine that is to run from now on. Readers see them with the next commit.
+    /// They are no change of the state: whether a member has an empty table or none makes no difference to anyone.
+    pub fn declare(&mut self, specs: &[TableSpec]) -> Result<(), StorageError> {
+        if specs.iter().all(|spec| self.specs.contains(spec)) {
+            return Ok(());
+        }
+        self.unless_failed(|state| {
+            let specs = declared::joined(&state.specs, specs.iter().cloned())?;
+            let mut transaction = state.database.begin_write().map_err(failed)?;
+            transaction.set_durability(Durability::None).map_err(failed)?;
+            declared::record(&transaction, &specs)?;
+            transaction.commit().map_err(failed)?;
+            let is_new = |spec: &&TableSpec| !state.specs.contains(spec);
+            let derived = specs.iter().filter(is_new).filter(|it| it.kind == TableKind::Derived);
+            state.derived.extend(derived.map(|spec| (spec.id, RowSet::default())));
+            state.specs = specs.into();
+            state.are_recorded = true;
+            state.refresh(state.latest.mark.clone())
         })
     }
 
@@ -239,7 +264,8 @@ impl State {
             let reason = "the state was replaced while it was defragmented; defragment again";
             return Err(StorageError::io(FILE, reason));
         }
-        let fresh = work.seal(&self.latest, self.latest.mark(), self.totals.bytes)?.to_owned();
+        let tables = (&*self.specs, self.are_recorded);
+        let fresh = work.seal(&self.latest, tables, self.totals.bytes)?.to_owned();
         self.unless_failed(|state| {
             let database = state.rename(&fresh)?;
             let old = std::mem::replace(&mut state.database, database);
@@ -256,7 +282,7 @@ impl State {
         let mut reader = SnapshotReader::open(snapshot)?;
         remove_if_there(fresh)?;
         let database = open_database(fresh, &self.backends, limits::STATE_CACHE_BYTES)?;
-        fill(&database, &mut reader, &self.specs)
+        fill(&database, &mut reader, (&self.specs, self.are_recorded))
     }
 
     fn put_in_place(&mut self, fresh: &Path) -> Result<(), StorageError> {

@@ -8,21 +8,20 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::backend::AnyBackend;
+use super::declared;
 use super::guard::{Guarded, guarded, without_report};
 use super::row_set::RowSet;
 use super::snapshot::{SnapshotReader, SnapshotRow};
-use super::tables::{TableId, TableKind, TableSpec};
+use super::tables::{TableId, TableSpec};
 use super::view::{TableView, View};
 use super::{Backends, Mark, StorageError};
 use crate::limits;
 
 pub(super) const FILE: &str = "state.redb";
-const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("instar");
+pub(super) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("instar");
 const MARK: &str = "mark";
 const ROWS_BYTES: &str = "rows_bytes";
 
@@ -95,42 +94,45 @@ pub(super) struct Totals {
     pub(super) bytes: u64,
 }
 
-/// Reads the mark, and makes the tables that are not there yet.
-pub(super) fn prepare(
-    database: &Database,
-    specs: &[TableSpec],
-) -> Result<(Mark, Totals), StorageError> {
+/// What a state begins with.
+pub(super) struct Prepared {
+    pub(super) mark: Mark,
+    pub(super) totals: Totals,
+    /// The tables that were asked for, and those that the file tells of.
+    pub(super) specs: Arc<[TableSpec]>,
+    /// Whether the file tells of any.
+    pub(super) are_recorded: bool,
+}
+
+/// Reads the mark and which tables there are, and makes those that are not there yet.
+pub(super) fn prepare(database: &Database, specs: &[TableSpec]) -> Result<Prepared, StorageError> {
     guarded(FILE, || prepare_tables(database, specs))
 }
 
-fn prepare_tables(
-    database: &Database,
-    specs: &[TableSpec],
-) -> Result<(Mark, Totals), StorageError> {
+fn prepare_tables(database: &Database, specs: &[TableSpec]) -> Result<Prepared, StorageError> {
     let mut transaction = database.begin_write().map_err(failed)?;
     transaction.set_durability(Durability::None).map_err(failed)?;
-    let (mark, rows_bytes) = {
+    let (mark, rows_bytes, recorded) = {
         let meta = transaction.open_table(META).map_err(failed)?;
         let mark = meta.get(MARK).map_err(failed)?.map(|row| row.value().to_vec());
         let bytes = meta.get(ROWS_BYTES).map_err(failed)?.map(|row| row.value().to_vec());
-        (mark, bytes)
+        (mark, bytes, declared::recorded(&meta)?)
     };
-    let mut rows = 0;
-    for spec in specs.iter().filter(|spec| spec.kind == TableKind::Durable) {
-        let name = table_name(spec.id);
-        let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
-        rows += transaction.open_table(definition).map_err(failed)?.len().map_err(failed)?;
-    }
+    let are_recorded = !recorded.is_empty();
+    let specs: Arc<[TableSpec]> = declared::joined(specs, recorded)?.into();
+    let rows = declared::create(&transaction, &specs)?;
     transaction.commit().map_err(failed)?;
     let (Some(mark), Some(rows_bytes)) = (mark, rows_bytes) else {
-        return Ok((Mark::default(), Totals { rows, bytes: 0 }));
+        let totals = Totals { rows, bytes: 0 };
+        return Ok(Prepared { mark: Mark::default(), totals, specs, are_recorded });
     };
     let mark = Mark::decode(&mark)
         .ok_or_else(|| StorageError::corrupt(FILE, "its mark is of no known version"))?;
     let rows_bytes = rows_bytes
         .try_into()
         .map_err(|_| StorageError::corrupt(FILE, "its row count is not a number"))?;
-    Ok((mark, Totals { rows, bytes: u64::from_le_bytes(rows_bytes) }))
+    let totals = Totals { rows, bytes: u64::from_le_bytes(rows_bytes) };
+    Ok(Prepared { mark, totals, specs, are_recorded })
 }
 
 pub(super) fn write_mark(
@@ -214,28 +216,25 @@ fn on_disk_bytes(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
 }
 
-/// Fills a new file from a snapshot, and brings it to disk. The snapshot is whole if this succeeds: its checksum has
-/// been compared before the last transaction, the only one that counts.
+/// Fills a new file from a snapshot, and brings it to disk. It tells of its tables if the file before did, or if they are
+/// more. The snapshot is whole if this succeeds: its checksum has been compared before the last transaction, the only one
+/// that counts.
 pub(super) fn fill(
     database: &Database,
     reader: &mut SnapshotReader,
-    specs: &[TableSpec],
+    known: (&[TableSpec], bool),
 ) -> Result<(), StorageError> {
-    guarded("state.new", || fill_tables(database, reader, specs))
+    guarded("state.new", || fill_tables(database, reader, known))
 }
 
 fn fill_tables(
     database: &Database,
     reader: &mut SnapshotReader,
-    specs: &[TableSpec],
+    (specs, are_recorded): (&[TableSpec], bool),
 ) -> Result<(), StorageError> {
-    for (id, name) in reader.tables() {
-        let known = |spec: &&TableSpec| spec.id == *id && spec.kind == TableKind::Durable;
-        if specs.iter().find(known).is_none_or(|spec| spec.name != *name) {
-            let reason = format!("table {id} ({name}) is none of this machine's");
-            return Err(StorageError::corrupt("the snapshot", reason));
-        }
-    }
+    let tables = reader.tables().iter().map(|(id, name)| declared::spec(*id, name));
+    let joined = declared::joined(specs, tables)
+        .map_err(|error| StorageError::corrupt("the snapshot", error))?;
     let mut rows_bytes = 0;
     loop {
         let rows = reader.next_rows(limits::SNAPSHOT_PORTION_BYTES)?;
@@ -248,6 +247,9 @@ fn fill_tables(
         }
         if last {
             transaction.set_quick_repair(true);
+            if are_recorded || joined.len() > specs.len() {
+                declared::record(&transaction, &joined)?;
+            }
             write_mark(&transaction, reader.mark(), rows_bytes)?;
         }
         transaction.commit().map_err(failed)?;

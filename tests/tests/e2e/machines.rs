@@ -1,5 +1,7 @@
 //! The state machine is replaced while clients write and watch, and nobody notices.
 
+mod schemas;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,6 +17,8 @@ use tests::client::Client;
 use tests::cluster::{Cluster, Plan};
 use tonic::codegen::tokio_stream;
 use tonic::transport::{Channel, Endpoint};
+
+pub use schemas::a_schema_is_raised;
 
 const WRITERS: usize = 12;
 /// Activations and rollbacks, for each unit of the campaign.

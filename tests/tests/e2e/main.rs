@@ -87,6 +87,7 @@ const CASES: &[Case] = &tests::cases![
     leases::a_hundred_thousand_at_once,
     machines::switched_under_load,
     machines::refusals,
+    machines::a_schema_is_raised,
     modules::called,
     modules::misbehaving,
     modules::admitting,

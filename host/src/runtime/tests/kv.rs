@@ -8,10 +8,10 @@ use guest_kv::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::{Replica, kv};
+use super::{Replica, kv, runtime};
 use crate::{
-    runtime::{self, QueryError, native, reader::Reader},
-    storage::TableKind,
+    runtime::{self, Machine, Migrated, QueryError, native, reader::Reader},
+    storage::{Mark, TableKind},
 };
 
 /// The seed of a campaign, printed so that it can be repeated: `INSTAR_SEED`, or a new one.
@@ -161,6 +161,90 @@ fn batches_and_restarts_do_not_show() {
                 replica.rebuild().expect("a rebuild");
             }
         }
+    }
+}
+
+/// How a history is taken by two machines: at which entries the new one takes over, is taken back, takes over again,
+/// and raises the schema, with a step of the migration behind every so many entries from there on.
+struct Course {
+    switches: [usize; 4],
+    pace: usize,
+}
+
+impl Course {
+    fn machine<'a>(&self, entry: usize, [old, locked, new]: [&'a Machine; 3]) -> &'a Machine {
+        match self.switches.iter().filter(|switch| **switch <= entry).count() {
+            0 | 2 => old,
+            1 | 3 => locked,
+            _ => new,
+        }
+    }
+
+    /// Whether an entry begins a batch, whatever else does: it is behind an entry of the host's.
+    fn is_behind_barrier(&self, entry: usize) -> bool {
+        self.switches.contains(&entry) || self.steps_before(entry)
+    }
+
+    fn steps_before(&self, entry: usize) -> bool {
+        entry > self.switches[3] && entry.is_multiple_of(self.pace)
+    }
+
+    /// Takes a history in batches of up to so many entries.
+    fn take(
+        &self,
+        log: &[Vec<u8>],
+        most: usize,
+        random: &mut StdRng,
+    ) -> (Vec<runtime::Outcome>, Replica<'static>) {
+        let next = runtime().load(::machines::KV_1_1).expect("a machine");
+        let locked = next.with_locked(vec![guest_kv::tables::DIRECTORY]);
+        let mut replica = Replica::new(kv());
+        replica.state.declare(&next.description().tables).expect("tables");
+        let (mut outcomes, mut from, mut cursor) = (Vec::new(), 0, Vec::new());
+        while from < log.len() {
+            if self.steps_before(from) {
+                let (overlay, migrated) =
+                    next.migrate_step(1, &cursor, &replica.view()).expect("a step");
+                if let Migrated::More(more) = migrated.expect("no refusal") {
+                    cursor = more.to_vec();
+                }
+                replica.state.commit(overlay.into_writes(), Mark::default()).expect("a commit");
+            }
+            let to =
+                (from + 1..log.len()).find(|at| self.is_behind_barrier(*at)).unwrap_or(log.len());
+            let to = to.min(from + random.random_range(1..=most));
+            let machine = self.machine(from, [kv(), &locked, &next]);
+            outcomes.extend(replica.apply_with(machine, &log[from..to]));
+            from = to;
+        }
+        next.check(&replica.view()).expect("no complaint");
+        let counted = replica.rows_of(guest_kv::tables::DIRECTORY);
+        assert!(!counted.is_empty(), "nothing was counted");
+        (outcomes, replica)
+    }
+}
+
+/// Wherever another machine takes over, goes, and changes the rows, clients are answered the same, and replicas, which
+/// divide the log into other batches, have the same rows.
+#[test]
+fn another_machine_and_its_schema_do_not_show() {
+    let log = Log::default();
+    let seed = seed();
+    model::run(seed, 1_500, || Both::new(log.clone())).expect("no difference");
+    let (commands, expected): (Vec<_>, Vec<_>) = log.borrow().iter().cloned().unzip();
+    let mut random = StdRng::seed_from_u64(seed);
+    for pace in [1, 9] {
+        let mut switches = [0; 4].map(|_: usize| random.random_range(1..commands.len() * 2 / 3));
+        switches.sort_unstable();
+        let course = Course { switches, pace };
+        let (one_by_one, replica) = course.take(&commands, 1, &mut random);
+        let told = |outcome: &runtime::Outcome| runtime::Outcome { digest: 0, ..outcome.clone() };
+        assert!(one_by_one.iter().map(told).eq(expected.iter().map(told)), "{switches:?}");
+        let (in_batches, other) = course.take(&commands, 200, &mut random);
+        assert!(one_by_one == in_batches, "{switches:?}");
+        assert_eq!(replica.rows(), other.rows());
+        let counts = |replica: &Replica<'_>| replica.rows_of(guest_kv::tables::DIRECTORY);
+        assert_eq!(counts(&replica), counts(&other));
     }
 }
 

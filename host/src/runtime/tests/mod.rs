@@ -26,6 +26,7 @@ const SMALL: Budgets = {
     Budgets {
         shared: budget(10_000_000, 16),
         alone: budget(300_000_000, 128),
+        step: budget(50_000_000, 32),
         query: budget(50_000_000, 32),
         brief: budget(10_000_000, 16),
     }
@@ -71,6 +72,11 @@ impl<'a> Replica<'a> {
 
     /// Applies commands as one batch.
     fn apply(&mut self, commands: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
+        self.apply_with(self.machine, commands)
+    }
+
+    /// As `apply`, by another machine.
+    fn apply_with(&mut self, machine: &Machine, commands: &[impl AsRef<[u8]>]) -> Vec<Outcome> {
         let entries: Vec<_> = commands
             .iter()
             .map(|command| {
@@ -79,8 +85,7 @@ impl<'a> Replica<'a> {
             })
             .collect();
         let overlay = self.state.overlay();
-        let applied =
-            self.machine.apply(overlay, self.revision, &entries).expect("no local failure");
+        let applied = machine.apply(overlay, self.revision, &entries).expect("no local failure");
         self.revision = applied.outcomes.last().map_or(self.revision, |outcome| outcome.revision);
         self.state.commit(applied.overlay.into_writes(), Mark::default()).expect("a commit");
         applied.outcomes
@@ -102,14 +107,17 @@ impl<'a> Replica<'a> {
 
     /// All rows of all tables.
     fn rows(&self) -> Vec<(u32, Vec<u8>, Vec<u8>)> {
+        let tables = self.machine.description().tables.iter();
+        tables.flat_map(|table| self.rows_of(table.id)).collect()
+    }
+
+    fn rows_of(&self, table: u32) -> Vec<(u32, Vec<u8>, Vec<u8>)> {
         let mut rows = Vec::new();
-        for table in &self.machine.description().tables {
-            let visit = &mut |key: &[u8], value: &[u8]| {
-                rows.push((table.id, key.to_vec(), value.to_vec()));
-                ControlFlow::Continue(())
-            };
-            self.view().scan(table.id, b"", b"", false, visit).expect("a scan");
-        }
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            rows.push((table, key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        self.view().scan(table, b"", b"", false, visit).expect("a scan");
         rows
     }
 }

@@ -1,8 +1,10 @@
 //! Work in steps: it ends, it writes only what it may, and it cannot go round in circles.
 
-use super::{Replica, hostile};
+use std::time::Duration;
+
+use super::{Replica, hostile, kv, runtime};
 use crate::{
-    runtime::{CallError, UpkeepError},
+    runtime::{CallError, Migrated, UpkeepError},
     storage::{Mark, Overlay},
 };
 
@@ -59,4 +61,56 @@ fn a_migration_from_an_unknown_schema_is_refused_in_the_machines_words() {
     assert!(matches!(refused, Err(UpkeepError::Refused(why)) if why == "schema 7 is unknown"));
     assert_eq!(steps, 2);
     assert!(replica.rows().contains(&(7, b"schema".to_vec(), b"2".to_vec())));
+}
+
+#[test]
+fn a_step_of_a_migration_leaves_all_or_nothing() {
+    let replica = unbuilt(&[b"pa"]);
+    let view = replica.view();
+    let step = |from, cursor: &[u8]| hostile().migrate_step(from, cursor, &view).expect("a step");
+    let (overlay, migrated) = step(1, b"");
+    assert_eq!(migrated, Ok(Migrated::More(vec![1].into())));
+    assert!(!overlay.entry_is_empty());
+    let (overlay, migrated) = step(1, b"x");
+    assert_eq!((overlay.entry_is_empty(), migrated), (true, Ok(Migrated::Done)));
+    let (overlay, migrated) = step(7, b"");
+    assert!(overlay.entry_is_empty());
+    assert_eq!(migrated, Err("schema 7 is unknown".to_owned()));
+}
+
+/// Table 7, which `migrate` writes, and table 1, which entries do.
+#[test]
+fn a_locked_table_can_be_read_and_not_written() {
+    let mut replica = unbuilt(&[b"pa"]);
+    let locked = hostile().with_locked(vec![7]);
+    let (overlay, migrated) = locked.migrate_step(1, b"", &replica.view()).expect("a step");
+    assert!(overlay.entry_is_empty() && migrated.is_err_and(|it| it.contains("a schema that")));
+    let locked = hostile().with_locked(vec![1]);
+    let entries = [replica.entry(2, b"pb"), replica.entry(3, b"r")];
+    let applied = locked.apply(replica.state.overlay(), 0, &entries).expect("outcomes");
+    assert_eq!(applied.outcomes.iter().map(|it| it.is_fault).collect::<Vec<_>>(), [true, false]);
+    replica.state.commit(applied.overlay.into_writes(), Mark::default()).expect("a commit");
+    let mut reader = locked.reader();
+    assert!(reader.query(&replica.view(), b"ga").is_ok());
+    assert!(reader.query(&replica.view(), b"gb").is_err());
+}
+
+/// The tables of the next machine are none of the state's yet, and are not afterwards.
+#[test]
+fn a_rehearsal_leaves_nothing_behind() {
+    let replica = unbuilt(&[b"pa"]);
+    let before = replica.rows();
+    let patience = Duration::from_secs(10);
+    let rehearsal = hostile().rehearse(1, replica.view(), patience).expect("a rehearsal");
+    assert_eq!((rehearsal.steps, rehearsal.is_whole), (2, true));
+    let refused = hostile().rehearse(7, replica.view(), patience);
+    assert!(matches!(refused, Err(UpkeepError::Refused(why)) if why == "schema 7 is unknown"));
+    assert_eq!(replica.rows(), before);
+
+    let replica = Replica::new(kv());
+    let next = runtime().load(::machines::KV_1_1).expect("a machine");
+    let rehearsal = next.rehearse(1, replica.view(), patience).expect("a rehearsal");
+    assert_eq!((rehearsal.steps, rehearsal.is_whole), (1, true));
+    let cut_short = next.rehearse(1, replica.view(), Duration::ZERO).expect("a rehearsal");
+    assert_eq!((cut_short.steps, cut_short.is_whole), (0, false));
 }

@@ -1,6 +1,7 @@
 //! Tests of the storage as a whole; what a file of it does alone is tested beside it.
 
 mod data_dir;
+mod declared;
 mod defragment;
 mod disk;
 mod faults;

@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::{INDEX, OTHER, ROWS, mark, rows_of, seed, specs};
-use crate::storage::{Overlay, State, StorageError, TableId, Tables, files};
+use crate::storage::{Overlay, State, StorageError, TableId, TableKind, TableSpec, Tables, files};
 
 type Model = BTreeMap<(TableId, Vec<u8>), Vec<u8>>;
 
@@ -232,4 +232,30 @@ fn half_rebuilt_tables_are_not_shown() {
     state.finish_rebuild();
     assert_eq!(views.latest().count(INDEX, b"", b"").unwrap(), 2);
     assert_eq!(*views.latest().mark(), mark(1));
+}
+
+/// A table that the state below does not have is an empty one, until it is written to.
+#[test]
+fn a_table_of_its_own() {
+    const NEW: TableId = 13;
+    let directory = tempfile::tempdir().unwrap();
+    let mut state = State::open(directory.path(), &files(), &specs()).unwrap();
+    let mut overlay = state.overlay();
+    assert_eq!(overlay.get(NEW, b"a", &mut |_| ()), Err(StorageError::NoTable(NEW)));
+    let new = TableSpec { id: NEW, name: "new".to_owned(), kind: TableKind::Durable };
+    overlay.declare(&[specs(), vec![new]].concat());
+    assert_eq!(overlay.kind(NEW), Some(TableKind::Durable));
+    assert_eq!(overlay.get(NEW, b"a", &mut |_| ()), Ok(false));
+    assert_eq!(overlay.get_many(NEW, b"a", 1, &mut |_| ()), Ok(false));
+    assert_eq!((overlay.count(NEW, b"", b""), rows_of(&overlay, NEW)), (Ok(0), vec![]));
+    for key in [b"b", b"a", b"c"] {
+        overlay.put(NEW, key, b"value").unwrap();
+    }
+    overlay.delete(NEW, b"c").unwrap();
+    let keys: Vec<_> = rows_of(&overlay, NEW).into_iter().map(|(_, key, _)| key).collect();
+    assert_eq!((keys, overlay.count(NEW, b"", b"")), (vec![b"a".to_vec(), b"b".to_vec()], Ok(2)));
+    assert_eq!((overlay.delete_range(NEW, b"", b""), overlay.rows_written()), (Ok(2), 3));
+    overlay.put(NEW, b"a", b"value").unwrap();
+    let failed = state.commit(overlay.into_writes(), mark(1));
+    assert_eq!(failed.map(drop), Err(StorageError::NoTable(NEW)));
 }

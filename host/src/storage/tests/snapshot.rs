@@ -150,7 +150,7 @@ fn a_malicious_snapshot_is_refused() {
 
     // It is a snapshot, but not of this machine.
     let mut state = state(directory.path(), 2);
-    make(&[(ROWS, "rows"), (9, "of another machine")], &[]);
+    make(&[(ROWS, "rows"), (OTHER, "of another machine")], &[]);
     assert!(state.install_snapshot(&path).is_err());
     make(&[(INDEX, "index")], &[]);
     assert!(state.install_snapshot(&path).is_err());
