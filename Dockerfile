@@ -10,10 +10,10 @@ WORKDIR /source
 COPY . .
 RUN target=$(uname -m)-unknown-linux-musl \
  && rustup target add wasm32-unknown-unknown "$target" \
- && cargo build --release --locked --target "$target" --package host --package ctl \
+ && cargo build --profile shipped --locked --target "$target" --package host --package ctl \
  && bin=/image/programs/usr/local/bin \
  && mkdir -p "$bin" /image/writable/tmp /image/writable/var/lib/instar \
- && cp "target/$target/release/instar" "target/$target/release/instarctl" "$bin" \
+ && cp "target/$target/shipped/instar" "target/$target/shipped/instarctl" "$bin" \
  && strip "$bin/instar" "$bin/instarctl" \
  && ln -s instar "$bin/etcd" \
  && ln -s instarctl "$bin/etcdctl" \

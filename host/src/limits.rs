@@ -96,7 +96,7 @@ pub const APPEND_REQUEST_BYTES: usize = 1 << 20;
 /// Entries in one message to a follower.
 pub const APPEND_REQUEST_ENTRIES: u64 = 1_024;
 /// Writes waiting for the log thread. At the bound raft waits, and with it everything that proposes.
-pub const LOG_TASKS: usize = 65_536;
+pub const LOG_TASKS: usize = 4_096;
 /// What one frame of the log takes in before it is written.
 pub const LOG_FRAME_BYTES: usize = 2 << 20;
 /// Entries kept behind a shortened log for followers that are a little late; etcd's `--snapshot-catchup-entries`.
@@ -144,7 +144,7 @@ pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
 // --- storage ------------------------------------------------------------------------------------------------------
 
 /// Pages of the state that redb keeps in memory; half of it at most are waiting to be written.
-pub const STATE_CACHE_BYTES: usize = 256 << 20;
+pub const STATE_CACHE_BYTES: usize = 128 << 20;
 /// What the file of the log grows by, and is written over in.
 pub const LOG_SEGMENT_BYTES: u64 = 4 << 20;
 /// Segments that are kept to be written over; beyond that the file is cut where its end is free.

@@ -26,16 +26,25 @@ pub struct Programs {
 pub fn build() -> Result<Programs, String> {
     setup::wasm_target()?;
     let mut build = setup::cargo();
-    build.args(["build", "--release", "--locked", "--package", "host", "--package", "ctl"]);
+    build.args([
+        "build",
+        "--profile",
+        "shipped",
+        "--locked",
+        "--package",
+        "host",
+        "--package",
+        "ctl",
+    ]);
     let found = setup::static_target();
     let directory = match &found {
         Ok(target) => {
             build.args(["--target", target]);
-            setup::target_directory().join(target).join("release")
+            setup::target_directory().join(target).join("shipped")
         }
         Err(why) => {
             eprintln!("the programs will be dynamic, for systems with this one's C library: {why}");
-            setup::release_directory()
+            setup::target_directory().join("shipped")
         }
     };
     setup::run(&mut build)?;

@@ -70,7 +70,7 @@ fn test() -> Result<(), String> {
 }
 
 fn bench(options: &[String]) -> Result<(), String> {
-    setup::build_server()?;
+    let server = setup::build_server_for_users()?;
     setup::run(setup::cargo().args([
         "build",
         "--release",
@@ -79,5 +79,6 @@ fn bench(options: &[String]) -> Result<(), String> {
         "--bin",
         "bench",
     ]))?;
-    setup::run(Command::new(setup::release_directory().join("bench")).args(options))
+    let mut bench = Command::new(setup::release_directory().join("bench"));
+    setup::run(bench.arg("--instar").arg(server).args(options))
 }

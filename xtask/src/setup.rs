@@ -48,6 +48,13 @@ pub fn build_server() -> Result<PathBuf, String> {
     Ok(release_directory().join("instar"))
 }
 
+/// Builds the server as users are given it, and says where it is.
+pub fn build_server_for_users() -> Result<PathBuf, String> {
+    wasm_target()?;
+    run(cargo().args(["build", "--profile", "shipped", "--package", "host"]))?;
+    Ok(target_directory().join("shipped").join("instar"))
+}
+
 /// Builds what the end-to-end tests start, as they do.
 pub fn build_programs() -> Result<(), String> {
     wasm_target()?;

@@ -236,8 +236,8 @@ impl Applier {
 
     /// Makes part of the state what these entries, all of them, did.
     fn commit(&mut self, entries: &[Entry], execution: Execution) -> io::Result<()> {
-        let Execution { commands, applied: Applied { overlay, outcomes }, switch, modules, .. } =
-            execution;
+        let Execution { commands, applied, switch, modules, .. } = execution;
+        let Applied { overlay, outcomes, spent } = applied;
         let view = self.state.view();
         let mut mark = view.mark().clone();
         let keys = view.table_named(feed::KEYS);
@@ -276,6 +276,7 @@ impl Applier {
         let origins = entries.iter().filter_map(command_of).map(|command| command.origin);
         self.shards.complete(origins.zip(outcomes.into_iter().map(Ok)));
         self.shards.fail(entries.iter().filter_map(out_of_term), RequestError::TermOver);
+        drop(spent);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::machine_commands::{self, Circumstances, MachineDigest, name_of};
 use super::module_commands;
 use super::module_execution::ActiveModules;
 use super::types::{Command, Entry};
-use crate::runtime::{self, Applied, Machine, Outcome};
+use crate::runtime::{self, Applied, Machine, Outcome, Spent};
 use crate::storage::Overlay;
 
 /// What some entries did.
@@ -110,7 +110,7 @@ impl Applier {
             true => Some((self.obtain(&slots.active)?, slots)),
             false => None,
         };
-        let applied = Applied { overlay, outcomes: vec![outcome] };
+        let applied = Applied { overlay, outcomes: vec![outcome], spent: Spent::default() };
         let modules = self.modules_after(&applied.overlay)?;
         Ok(Execution { entries: 1, commands, applied, switch, modules })
     }

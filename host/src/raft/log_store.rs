@@ -295,7 +295,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let Some(committed) = committed else { return Ok(()) };
         self.tail().committed = Some(committed);
         let row = Bytes::from(types::log_id_to_pb(&committed).encode_to_vec());
-        self.shared.thread.send(LogTask::Committed { row })
+        self.shared.thread.note_committed(committed.index, row);
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

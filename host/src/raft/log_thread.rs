@@ -8,9 +8,9 @@
 //! - After the first error nothing is written any more, and every further task fails.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -41,16 +41,31 @@ pub enum LogTask {
         through: u64,
         row: Bytes,
     },
-    Committed {
-        row: Bytes,
-    },
 }
 
 /// A handle to the thread; it ends when the last handle is gone.
 #[derive(Clone)]
 pub struct LogThread {
     tasks: SyncSender<LogTask>,
+    committed: Arc<Committed>,
     flushed_index: Arc<AtomicU64>,
+}
+
+/// The index that is committed and its row, until something is written that it can go with: it is not worth waking the
+/// thread.
+#[derive(Default)]
+struct Committed(Mutex<Option<(u64, Bytes)>>);
+
+impl Committed {
+    fn note(&self, index: u64, row: Bytes) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((index, row));
+    }
+
+    /// The row, if the log is as long: a log must not say that entries are committed which it lacks.
+    fn take(&self, last_index: u64) -> Option<Bytes> {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.take_if(|(index, _)| *index <= last_index).map(|(_, row)| row)
+    }
 }
 
 impl LogThread {
@@ -58,10 +73,16 @@ impl LogThread {
     pub fn start(log: Log) -> io::Result<(Self, JoinHandle<()>)> {
         let (sender, receiver) = mpsc::sync_channel(limits::LOG_TASKS);
         let flushed_index = Arc::new(AtomicU64::new(0));
-        let writer = Writer { log, flushed_index: flushed_index.clone(), failure: None };
+        let committed = Arc::new(Committed::default());
+        let writer = Writer {
+            log,
+            committed: committed.clone(),
+            flushed_index: flushed_index.clone(),
+            failure: None,
+        };
         let handle =
             std::thread::Builder::new().name("log".into()).spawn(move || writer.run(&receiver))?;
-        Ok((Self { tasks: sender, flushed_index }, handle))
+        Ok((Self { tasks: sender, committed, flushed_index }, handle))
     }
 
     /// Queues a task. The queue is bounded, but openraft itself never has more than a few hundred appends under way.
@@ -69,6 +90,11 @@ impl LogThread {
         self.tasks
             .send(task)
             .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the log thread has stopped"))
+    }
+
+    /// Has the row of the committed index written with whatever is written next, or at the end.
+    pub fn note_committed(&self, index: u64, row: Bytes) {
+        self.committed.note(index, row);
     }
 
     /// The highest index that this run has brought to disk.
@@ -79,6 +105,7 @@ impl LogThread {
 
 struct Writer {
     log: Log,
+    committed: Arc<Committed>,
     flushed_index: Arc<AtomicU64>,
     failure: Option<String>,
 }
@@ -90,15 +117,13 @@ struct Frame {
     flushed: Vec<IOFlushed<TypeConfig>>,
     bytes: usize,
     last_index: Option<u64>,
-    /// Whether anything in it is worth a frame; a commit index alone waits for company.
-    urgent: bool,
 }
 
 impl Writer {
     fn run(mut self, tasks: &Receiver<LogTask>) {
-        let mut frame = Frame::default();
         let mut held_back = None;
         loop {
+            let mut frame = Frame::default();
             let Some(task) = held_back.take().or_else(|| tasks.recv().ok()) else { break };
             held_back = frame.add(task);
             while held_back.is_none() && frame.bytes < limits::LOG_FRAME_BYTES {
@@ -107,12 +132,15 @@ impl Writer {
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
-            if frame.urgent {
-                self.write(std::mem::take(&mut frame));
-            }
-        }
-        if frame.batch.committed.is_some() {
+            let flushed_index = self.flushed_index.load(Ordering::Acquire);
+            let last_index = frame.last_index.unwrap_or(flushed_index);
+            frame.batch.committed = self.committed.take(last_index);
             self.write(frame);
+        }
+        let committed = self.committed.take(self.flushed_index.load(Ordering::Acquire));
+        if committed.is_some() {
+            let batch = LogBatch { committed, ..LogBatch::default() };
+            self.write(Frame { batch, ..Frame::default() });
         }
     }
 
@@ -153,12 +181,10 @@ impl Frame {
                     self.batch.entries.push((entry.log_id.index, row.into()));
                 }
                 self.flushed.push(flushed);
-                self.urgent = true;
             }
             LogTask::Vote { row, flushed } => {
                 self.batch.vote = Some(row);
                 self.flushed.push(flushed);
-                self.urgent = true;
             }
             LogTask::Truncate { from, flushed } => {
                 if !self.batch.entries.is_empty() || self.batch.purge_through.is_some() {
@@ -168,13 +194,10 @@ impl Frame {
                     Some(self.batch.truncate_from.map_or(from, |earlier| earlier.min(from)));
                 self.last_index = Some(from.saturating_sub(1));
                 self.flushed.push(flushed);
-                self.urgent = true;
             }
             LogTask::Purge { through, row } => {
                 self.batch.purge_through = Some((through, row));
-                self.urgent = true;
             }
-            LogTask::Committed { row } => self.batch.committed = Some(row),
         }
         None
     }

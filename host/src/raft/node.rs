@@ -343,24 +343,11 @@ impl Node {
     /// Waits until this member cannot go on, or is removed from the cluster. Never returns while all is well.
     pub async fn ended(&self) -> Ended {
         tokio::select! {
-            reason = self.raft_failed() => Ended::Failed(reason),
             reason = self.progress.wait_failure() => Ended::Failed(reason),
             why = self.progress.wait_expelled() => match why {
                 Expelled::Removed => Ended::Removed,
                 Expelled::LostData => Ended::Failed(LOST_DATA.to_owned()),
             },
-        }
-    }
-
-    async fn raft_failed(&self) -> String {
-        let mut metrics = self.raft.metrics();
-        loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return fatal.to_string();
-            }
-            if metrics.changed().await.is_err() {
-                return "raft has stopped".to_owned();
-            }
         }
     }
 
@@ -402,7 +389,8 @@ impl Node {
             .map(|(id, _)| *id)
     }
 
-    /// Keeps `progress` level with what openraft publishes.
+    /// Keeps `progress` level with what openraft publishes: what changes seldom when it changes, the rest, which changes
+    /// with every entry, in its own time.
     async fn follow_metrics(self: Arc<Self>) {
         let mut changes = self.raft.server_metrics();
         let mut ticks = tokio::time::interval(self.election_timeout / 10);
@@ -429,7 +417,14 @@ impl Node {
                 let leader = leader_id.map(|id| format!("{id:x}")).unwrap_or_default();
                 tracing::info!(term, leader, leads, "the leader or the term has changed");
             }
-            let acknowledged = metrics.borrow_watched().last_quorum_acked;
+            let acknowledged = {
+                let metrics = metrics.borrow_watched();
+                if let Err(fatal) = &metrics.running_state {
+                    self.progress.fail(fatal.to_string());
+                    return;
+                }
+                metrics.last_quorum_acked
+            };
             if leads && self.progress.membership().voter_ids().count() == 1 {
                 // A quorum of one is not asked, and never acknowledges.
                 self.progress.leader_seen(Duration::ZERO);
@@ -437,7 +432,10 @@ impl Node {
                 self.progress.leader_seen(instant.elapsed());
             }
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return },
+                changed = changes.changed() => if changed.is_err() {
+                    self.progress.fail("raft has stopped".to_owned());
+                    return;
+                },
                 _ = ticks.tick() => {}
             }
         }

@@ -35,10 +35,17 @@ impl Machine {
             index = entry.index;
             outcomes.push(batch.entry(entry).map_err(|failure| failed(index, failure))?);
         }
-        batch.retire();
-        let overlay = batch.overlay.ok_or(LocalFailure::Broken).map_err(|it| failed(index, it))?;
-        Ok(Applied { overlay: *overlay, outcomes })
+        let (overlay, spent) = batch.finish();
+        let overlay = overlay.ok_or(LocalFailure::Broken).map_err(|it| failed(index, it))?;
+        Ok(Applied { overlay: *overlay, outcomes, spent })
     }
+}
+
+/// The instance that a batch was applied in. Clearing its memory takes as long as a small batch does, so it is kept
+/// until the batch is answered.
+#[derive(Default)]
+pub struct Spent {
+    _instance: Option<Box<Instance>>,
 }
 
 /// Entries being applied one after the other.
@@ -121,6 +128,16 @@ impl Batch<'_> {
         }
     }
 
+    /// Takes the overlay back, and leaves the instance to be thrown away later.
+    fn finish(mut self) -> (Option<Box<Overlay>>, Spent) {
+        let Some((mut instance, _)) = self.instance.take() else {
+            return (self.overlay, Spent::default());
+        };
+        metrics().guest_fuel.inc_by(instance.fuel_used());
+        let overlay = instance.state().yield_overlay();
+        (overlay, Spent { _instance: Some(Box::new(instance)) })
+    }
+
     fn overlay(&mut self) -> Result<&mut Overlay, LocalFailure> {
         self.overlay.as_deref_mut().ok_or(LocalFailure::Broken)
     }
@@ -152,10 +169,15 @@ impl HostState {
         }
     }
 
-    pub(super) fn into_overlay(self) -> Option<Box<Overlay>> {
-        match self.source {
+    /// Gives the overlay up; what runs afterwards has no tables.
+    fn yield_overlay(&mut self) -> Option<Box<Overlay>> {
+        match std::mem::replace(&mut self.source, Source::Nothing) {
             Source::Overlay(overlay, _) => Some(overlay),
             _ => None,
         }
+    }
+
+    pub(super) fn into_overlay(mut self) -> Option<Box<Overlay>> {
+        self.yield_overlay()
     }
 }

@@ -34,6 +34,7 @@ mod tests;
 mod types;
 mod upkeep;
 
+pub use apply::Spent;
 pub use engine::ENVIRONMENT;
 pub use error::{
     ApplyError, CallError, Fault, LocalFailure, QueryError, RuntimeError, UpkeepError,

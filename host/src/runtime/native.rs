@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Admission, Answer, Applied, ApplyError, Commit, Description, Entry, LocalFailure, Module,
-    Outcome, QueryError, Rejection, Route, RuntimeError, UpkeepError, fuel::Budgets,
+    Outcome, QueryError, Rejection, Route, RuntimeError, Spent, UpkeepError, fuel::Budgets,
     imports::put_varint, outcome,
 };
 use crate::storage::{Overlay, StorageError, TableKind, TableSpec, Tables, View};
@@ -92,7 +92,7 @@ impl Machine {
             revision = outcome.revision;
             outcomes.push(outcome);
         }
-        Ok(Applied { overlay, outcomes })
+        Ok(Applied { overlay, outcomes, spent: Spent::default() })
     }
 
     fn apply_entry(

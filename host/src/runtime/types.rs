@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::Spent;
 use crate::storage::{Overlay, TableId, TableSpec};
 
 /// What a machine says of itself. Checked: see [`super::Runtime::load`].
@@ -62,6 +63,8 @@ pub struct Applied {
     pub overlay: Overlay,
     /// One an entry, in order.
     pub outcomes: Vec<Outcome>,
+    /// To be dropped when nobody waits for the outcomes any more.
+    pub spent: Spent,
 }
 
 /// How a request is to be served.

@@ -26,8 +26,8 @@ use super::overlay::Writes;
 use super::row_set::RowSet;
 use super::snapshot::SnapshotReader;
 use super::state_file::{
-    FILE, check_database, failed, fill, make_view, open_database, prepare, remove_if_there,
-    sync_directory, table_name, write_mark,
+    FILE, Gauge, Totals, check_database, failed, fill, make_view, open_database, prepare,
+    remove_if_there, sync_directory, table_name, write_mark,
 };
 use super::tables::{TableId, TableKind, TableSpec};
 use super::view::{View, Views};
@@ -50,8 +50,8 @@ pub struct State {
     written: Option<Arc<Written>>,
     specs: Arc<[TableSpec]>,
     derived: Vec<(TableId, RowSet)>,
-    /// What the rows of the durable tables take, keys and values.
-    pub(super) rows_bytes: u64,
+    pub(super) totals: Totals,
+    gauge: Gauge,
     /// What the writer sees.
     latest: Arc<View>,
     /// What everybody else sees: the same, but while derived tables are rebuilt.
@@ -84,14 +84,16 @@ impl State {
         database: Guarded,
         specs: Arc<[TableSpec]>,
     ) -> Result<Self, StorageError> {
-        let (mark, rows_bytes) = prepare(&database, &specs)?;
+        let (mark, totals) = prepare(&database, &specs)?;
         let derived: Vec<(TableId, RowSet)> = specs
             .iter()
             .filter(|spec| spec.kind == TableKind::Derived)
             .map(|spec| (spec.id, RowSet::default()))
             .collect();
         let generation = Arc::new(());
-        let view = make_view(&path, &database, &specs, &derived, &generation, mark, rows_bytes)?;
+        let mut gauge = Gauge::new(&path);
+        let size = gauge.size(&path, totals);
+        let view = make_view(&database, &specs, &derived, &generation, mark, size)?;
         let latest = Arc::new(view);
         Ok(Self {
             path,
@@ -102,7 +104,8 @@ impl State {
             written: None,
             specs,
             derived,
-            rows_bytes,
+            totals,
+            gauge,
             views: Views(Arc::new(ArcSwap::new(latest.clone()))),
             latest,
             failure: None,
@@ -179,8 +182,9 @@ impl State {
             transaction.set_durability(Durability::Immediate).map_err(failed)?;
             // Reopening then takes milliseconds, whatever the size.
             transaction.set_quick_repair(true);
-            write_mark(&transaction, state.latest.mark(), state.rows_bytes)?;
+            write_mark(&transaction, state.latest.mark(), state.totals.bytes)?;
             transaction.commit().map_err(failed)?;
+            state.weigh()?;
             Ok(state.latest.mark().applied)
         })
     }
@@ -235,12 +239,13 @@ impl State {
             let reason = "the state was replaced while it was defragmented; defragment again";
             return Err(StorageError::io(FILE, reason));
         }
-        let fresh = work.seal(&self.latest, self.latest.mark(), self.rows_bytes)?.to_owned();
+        let fresh = work.seal(&self.latest, self.latest.mark(), self.totals.bytes)?.to_owned();
         self.unless_failed(|state| {
             let database = state.rename(&fresh)?;
             let old = std::mem::replace(&mut state.database, database);
             let generation = std::mem::replace(&mut state.generation, Arc::new(()));
             state.retired.push((generation, old));
+            state.gauge = Gauge::new(&state.path);
             state.refresh(state.latest.mark.clone())?;
             state.views.0.store(state.latest.clone());
             Ok(state.view())
@@ -294,26 +299,26 @@ impl State {
     fn write_durable(&mut self, writes: &Writes, mark: &Mark) -> Result<(), StorageError> {
         let mut transaction = self.database.begin_write().map_err(failed)?;
         transaction.set_durability(Durability::None).map_err(failed)?;
-        let mut rows_bytes = self.rows_bytes;
+        let mut totals = self.totals;
         for (table, rows) in &writes.0 {
             if !rows.is_empty() && !self.is_derived(*table) {
-                rows_bytes = self.write_rows(&transaction, *table, rows, rows_bytes)?;
+                totals = self.write_rows(&transaction, *table, rows, totals)?;
             }
         }
-        write_mark(&transaction, mark, rows_bytes)?;
+        write_mark(&transaction, mark, totals.bytes)?;
         transaction.commit().map_err(failed)?;
-        self.rows_bytes = rows_bytes;
+        self.totals = totals;
         Ok(())
     }
 
-    /// Writes rows of one table; gives what all rows take afterwards.
+    /// Writes rows of one table; gives the totals afterwards.
     fn write_rows(
         &self,
         transaction: &WriteTransaction,
         table: TableId,
         rows: &Rows,
-        mut rows_bytes: u64,
-    ) -> Result<u64, StorageError> {
+        mut totals: Totals,
+    ) -> Result<Totals, StorageError> {
         if !self.specs.iter().any(|spec| spec.id == table) {
             return Err(StorageError::NoTable(table));
         }
@@ -325,11 +330,14 @@ impl State {
                 Some(value) => stored.insert(key.as_ref(), value.as_ref()),
                 None => stored.remove(key.as_ref()),
             };
-            let before = before.map_err(failed)?.map_or(0, |old| key.len() + old.value().len());
-            let after = value.as_ref().map_or(0, |value| key.len() + value.len());
-            rows_bytes = (rows_bytes + after as u64).saturating_sub(before as u64);
+            let before = before.map_err(failed)?.map(|old| key.len() + old.value().len());
+            let after = value.as_ref().map(|value| key.len() + value.len());
+            totals.rows = (totals.rows + u64::from(after.is_some()))
+                .saturating_sub(u64::from(before.is_some()));
+            totals.bytes = (totals.bytes + after.unwrap_or(0) as u64)
+                .saturating_sub(before.unwrap_or(0) as u64);
         }
-        Ok(rows_bytes)
+        Ok(totals)
     }
 
     fn write_derived(&mut self, writes: &Writes) {
@@ -346,15 +354,26 @@ impl State {
         }
     }
 
+    /// Looks at the file's size, and shows it to whoever sees the latest rows.
+    fn weigh(&mut self) -> Result<(), StorageError> {
+        self.gauge = Gauge::new(&self.path);
+        let is_shown = Arc::ptr_eq(&self.views.latest(), &self.latest);
+        self.refresh(self.latest.mark.clone())?;
+        if is_shown {
+            self.views.0.store(self.latest.clone());
+        }
+        Ok(())
+    }
+
     fn refresh(&mut self, mark: Mark) -> Result<(), StorageError> {
+        let size = self.gauge.size(&self.path, self.totals);
         self.latest = Arc::new(make_view(
-            &self.path,
             &self.database,
             &self.specs,
             &self.derived,
             &self.generation,
             mark,
-            self.rows_bytes,
+            size,
         )?);
         Ok(())
     }

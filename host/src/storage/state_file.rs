@@ -5,7 +5,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -86,15 +87,26 @@ pub(super) fn create_database(path: &Path, backends: &Backends) -> Result<(), St
     transaction.commit().map_err(failed)
 }
 
-/// Reads the mark, and makes the tables that are not there yet. The second number is what the rows take.
+/// What the durable tables hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) rows: u64,
+    /// Keys and values.
+    pub(super) bytes: u64,
+}
+
+/// Reads the mark, and makes the tables that are not there yet.
 pub(super) fn prepare(
     database: &Database,
     specs: &[TableSpec],
-) -> Result<(Mark, u64), StorageError> {
+) -> Result<(Mark, Totals), StorageError> {
     guarded(FILE, || prepare_tables(database, specs))
 }
 
-fn prepare_tables(database: &Database, specs: &[TableSpec]) -> Result<(Mark, u64), StorageError> {
+fn prepare_tables(
+    database: &Database,
+    specs: &[TableSpec],
+) -> Result<(Mark, Totals), StorageError> {
     let mut transaction = database.begin_write().map_err(failed)?;
     transaction.set_durability(Durability::None).map_err(failed)?;
     let (mark, rows_bytes) = {
@@ -103,20 +115,22 @@ fn prepare_tables(database: &Database, specs: &[TableSpec]) -> Result<(Mark, u64
         let bytes = meta.get(ROWS_BYTES).map_err(failed)?.map(|row| row.value().to_vec());
         (mark, bytes)
     };
+    let mut rows = 0;
     for spec in specs.iter().filter(|spec| spec.kind == TableKind::Durable) {
         let name = table_name(spec.id);
-        transaction.open_table(TableDefinition::<&[u8], &[u8]>::new(&name)).map_err(failed)?;
+        let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
+        rows += transaction.open_table(definition).map_err(failed)?.len().map_err(failed)?;
     }
     transaction.commit().map_err(failed)?;
     let (Some(mark), Some(rows_bytes)) = (mark, rows_bytes) else {
-        return Ok((Mark::default(), 0));
+        return Ok((Mark::default(), Totals { rows, bytes: 0 }));
     };
     let mark = Mark::decode(&mark)
         .ok_or_else(|| StorageError::corrupt(FILE, "its mark is of no known version"))?;
     let rows_bytes = rows_bytes
         .try_into()
         .map_err(|_| StorageError::corrupt(FILE, "its row count is not a number"))?;
-    Ok((mark, u64::from_le_bytes(rows_bytes)))
+    Ok((mark, Totals { rows, bytes: u64::from_le_bytes(rows_bytes) }))
 }
 
 pub(super) fn write_mark(
@@ -132,33 +146,21 @@ pub(super) fn write_mark(
 
 /// A view of what has been committed, with the derived tables of the same moment.
 pub(super) fn make_view(
-    path: &Path,
     database: &Database,
     specs: &Arc<[TableSpec]>,
     derived: &[(TableId, RowSet)],
     generation: &Arc<()>,
     mark: Mark,
-    rows_bytes: u64,
+    size: Size,
 ) -> Result<View, StorageError> {
     let transaction = database.begin_read().map_err(failed)?;
-    let mut tables = Vec::with_capacity(specs.len());
-    let mut rows = 0;
-    for spec in specs.iter() {
-        let table = match derived.iter().find(|(id, _)| *id == spec.id) {
-            Some((_, set)) => TableView::Derived(set.clone()),
-            None => {
-                let name = table_name(spec.id);
-                let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
-                let table = transaction.open_table(definition).map_err(failed)?;
-                rows += table.len().map_err(failed)?;
-                TableView::Durable(table)
-            }
-        };
-        tables.push((spec.id, table));
-    }
-    let size = Size::new(path, rows, rows_bytes);
+    let view = |spec: &TableSpec| match derived.iter().find(|(id, _)| *id == spec.id) {
+        Some((_, set)) => (spec.id, TableView::Derived(set.clone())),
+        None => (spec.id, TableView::Durable(OnceLock::new())),
+    };
+    let tables = specs.iter().map(view).collect();
     let specs = specs.clone();
-    Ok(View { mark, specs, tables, _generation: generation.clone(), size })
+    Ok(View { mark, specs, transaction, tables, _generation: generation.clone(), size })
 }
 
 /// What the state takes, as etcd's `dbSize` and `dbSizeInUse` mean it: the file with what it could give back, and
@@ -176,15 +178,40 @@ impl Size {
     /// What a row takes in its page beside its key and its value; measured with rows of 30 to 300 bytes.
     const ROW_BYTES: u64 = 13;
 
-    /// The file's length says nothing, because redb doubles it in advance: what counts is what it takes on the disk.
-    /// A test's file in memory takes nothing.
-    fn new(path: &Path, rows: u64, rows_bytes: u64) -> Self {
-        let on_disk = fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
-        let used = rows_bytes + rows * Self::ROW_BYTES;
+    fn new(on_disk_bytes: u64, totals: Totals) -> Self {
+        let used = totals.bytes + totals.rows * Self::ROW_BYTES;
         let in_use_bytes = Self::EMPTY_BYTES + used.next_multiple_of(Self::PAGE_BYTES);
-        let bytes = on_disk.saturating_sub(limits::STATE_OVERHEAD_BYTES).max(in_use_bytes);
+        let bytes = on_disk_bytes.saturating_sub(limits::STATE_OVERHEAD_BYTES).max(in_use_bytes);
         Self { bytes, in_use_bytes }
     }
+}
+
+/// Looks at what the file takes on the disk, as often as is worth a system call.
+pub(super) struct Gauge {
+    on_disk_bytes: u64,
+    read_at: Instant,
+}
+
+impl Gauge {
+    /// How old what is known may be. etcd's own figure is as old as its last commit, which is 100 ms.
+    const INTERVAL: Duration = Duration::from_millis(100);
+
+    pub(super) fn new(path: &Path) -> Self {
+        Self { on_disk_bytes: on_disk_bytes(path), read_at: Instant::now() }
+    }
+
+    pub(super) fn size(&mut self, path: &Path, totals: Totals) -> Size {
+        if self.read_at.elapsed() >= Self::INTERVAL {
+            *self = Self::new(path);
+        }
+        Size::new(self.on_disk_bytes, totals)
+    }
+}
+
+/// The file's length says nothing, because redb doubles it in advance: what counts is what it takes on the disk. A
+/// test's file in memory takes nothing.
+fn on_disk_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
 }
 
 /// Fills a new file from a snapshot, and brings it to disk. The snapshot is whole if this succeeds: its checksum has

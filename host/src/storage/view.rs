@@ -1,23 +1,31 @@
 //! The state of one moment.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::guard::guarded;
 use super::row_set::{RowSet, bounds};
-use super::state_file::{FILE, Size};
+use super::state_file::{FILE, Size, table_name};
 use super::tables::{TableId, TableKind, TableSpec, Tables, Visit};
 use super::{Mark, StorageError};
 
 /// Bytes to bytes: every table of a machine.
 pub type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
-pub enum TableView {
-    Durable(Rows),
+/// One table of a view.
+pub(super) enum TableView {
+    /// Opened when it is first asked for: most batches touch few tables.
+    Durable(OnceLock<Rows>),
     Derived(RowSet),
+}
+
+/// A table, open.
+enum Open<'a> {
+    Durable(&'a Rows),
+    Derived(&'a RowSet),
 }
 
 /// All tables and the mark, as of one applied batch. Cheap to share; not to be held longer than a query takes, because
@@ -25,6 +33,7 @@ pub enum TableView {
 pub struct View {
     pub(super) mark: Mark,
     pub(super) specs: Arc<[TableSpec]>,
+    pub(super) transaction: ReadTransaction,
     pub(super) tables: Vec<(TableId, TableView)>,
     /// Tells the state's writer that its file is still needed.
     pub(super) _generation: Arc<()>,
@@ -58,9 +67,21 @@ impl View {
         self.specs.iter().find(is_named).map(|spec| spec.id)
     }
 
-    fn table(&self, table: TableId) -> Result<&TableView, StorageError> {
+    fn table(&self, table: TableId) -> Result<Open<'_>, StorageError> {
         let found = self.tables.iter().find(|(id, _)| *id == table);
-        found.map(|(_, view)| view).ok_or(StorageError::NoTable(table))
+        let rows = match found.ok_or(StorageError::NoTable(table))? {
+            (_, TableView::Derived(rows)) => return Ok(Open::Derived(rows)),
+            (_, TableView::Durable(rows)) => rows,
+        };
+        if let Some(rows) = rows.get() {
+            return Ok(Open::Durable(rows));
+        }
+        let opened = guarded(FILE, || {
+            let name = table_name(table);
+            let definition = TableDefinition::<&[u8], &[u8]>::new(&name);
+            self.transaction.open_table(definition).map_err(failed)
+        })?;
+        Ok(Open::Durable(rows.get_or_init(|| opened)))
     }
 }
 
@@ -76,7 +97,7 @@ impl Tables for View {
         visit: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, StorageError> {
         match self.table(table)? {
-            TableView::Durable(rows) => {
+            Open::Durable(rows) => {
                 return guarded(FILE, || match rows.get(key).map_err(failed)? {
                     Some(value) => {
                         visit(value.value());
@@ -85,7 +106,7 @@ impl Tables for View {
                     None => Ok(false),
                 });
             }
-            TableView::Derived(rows) => match rows.get(key) {
+            Open::Derived(rows) => match rows.get(key) {
                 Some(value) => visit(value),
                 None => return Ok(false),
             },
@@ -102,8 +123,8 @@ impl Tables for View {
         visit: Visit<'_>,
     ) -> Result<(), StorageError> {
         let rows = match self.table(table)? {
-            TableView::Durable(rows) => rows,
-            TableView::Derived(rows) => {
+            Open::Durable(rows) => rows,
+            Open::Derived(rows) => {
                 rows.scan(start, end, reverse, visit);
                 return Ok(());
             }
@@ -127,8 +148,8 @@ impl Tables for View {
     fn count(&self, table: TableId, start: &[u8], end: &[u8]) -> Result<u64, StorageError> {
         if start.is_empty() && end.is_empty() {
             return match self.table(table)? {
-                TableView::Durable(rows) => rows.len().map_err(failed),
-                TableView::Derived(rows) => Ok(rows.len() as u64),
+                Open::Durable(rows) => rows.len().map_err(failed),
+                Open::Derived(rows) => Ok(rows.len() as u64),
             };
         }
         let mut count = 0;
@@ -150,10 +171,10 @@ impl Tables for View {
     ) -> Result<bool, StorageError> {
         let keys = keys.chunks_exact(key_length.max(1));
         match self.table(table)? {
-            TableView::Durable(rows) => {
+            Open::Durable(rows) => {
                 guarded(FILE, || get_stepping(rows, keys, visit).map_err(failed))
             }
-            TableView::Derived(rows) => {
+            Open::Derived(rows) => {
                 for key in keys {
                     let Some(value) = rows.get(key) else { return Ok(false) };
                     visit(value);
@@ -164,7 +185,7 @@ impl Tables for View {
     }
 
     fn kind(&self, table: TableId) -> Option<TableKind> {
-        self.table(table).ok().map(|view| match view {
+        self.tables.iter().find(|(id, _)| *id == table).map(|(_, view)| match view {
             TableView::Durable(_) => TableKind::Durable,
             TableView::Derived(_) => TableKind::Derived,
         })

@@ -67,7 +67,7 @@ impl Expectation for StateExpected {
             return Err(format!("rows of commit {found} are lost, or there are others"));
         }
         let bytes = durable_rows(&*view).into_iter().map(|(_, key, value)| key.len() + value.len());
-        if bytes.sum::<usize>() as u64 != state.rows_bytes {
+        if bytes.sum::<usize>() as u64 != state.totals.bytes {
             return Err("it says another size of its rows".to_owned());
         }
         if !write_on {

@@ -43,7 +43,7 @@ fn a_snapshot_becomes_the_same_state() {
     assert!(!path.exists());
     assert_eq!(*view.mark(), mark(30));
     assert_eq!(durable_rows(&*view), durable_rows(&*source.view()));
-    assert_eq!(target.rows_bytes, source.rows_bytes);
+    assert_eq!(target.totals, source.totals);
     assert_eq!(view.count(INDEX, b"", b"").unwrap(), 0);
 
     assert_eq!(*views.latest().mark(), mark(5), "it has no derived tables yet");
