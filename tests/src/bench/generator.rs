@@ -1,54 +1,62 @@
-//! The load generator: closed-loop clients on current-thread runtimes, as lean as `h2` allows.
+//! The load generator: clients on current-thread runtimes, as lean as `h2` allows.
 //!
-//! A client sends its next request when it has the answer to the last. Nothing is shared between threads
-//! but two atomics; a thread's clients share one histogram. The calling thread sleeps, and reads the
-//! clocks of all processes at the two ends of the measured window.
+//! A load has parts, each some clients with one role (`client`). Nothing is shared between threads but two
+//! atomics; a thread's clients share one recorder. The calling thread sleeps, and reads the clocks of all
+//! processes at the two ends of the measured window.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-use http::Request;
 use tokio::task::JoinSet;
 
+use super::client::{Client, Context, MEASURE, Recorder, Role, STOP, Shared};
 use super::error::BenchError;
 use super::grpc::{self, CallError};
 use super::histogram::Histogram;
-use super::process;
-use super::workload::{Action, Caller, kept_bytes};
+use super::process::{self, Memory};
+use super::workload::Crowd;
 
-/// What a client waits after an error before it tries again.
-const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// How long requests may still be out when a timed run is over, before the run fails.
 const STRAGGLERS_MAX: Duration = Duration::from_secs(30);
 /// How long a run that is bounded by a count may take.
 const COUNTED_RUN_MAX: Duration = Duration::from_secs(1_800);
-
-const WARM_UP: u8 = 0;
-const MEASURE: u8 = 1;
-const STOP: u8 = 2;
+/// How long all streams may take to be opened.
+const OPEN_MAX: Duration = Duration::from_secs(60);
 
 /// When a load ends.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
     /// Runs unmeasured, then measured for a time.
     Time { warm_up: Duration, measured: Duration },
-    /// Sends so many requests, all of them measured.
+    /// Until every client has ended, all of it measured; callers send so many requests together.
     Requests(u64),
+}
+
+/// Clients that do the same.
+#[derive(Debug)]
+pub struct Part {
+    pub role: Role,
+    /// The member of each connection.
+    pub connections: Vec<SocketAddr>,
+    /// Clients on each connection.
+    pub streams: usize,
+}
+
+impl Part {
+    /// A crowd whose connections are dealt to the members in turn.
+    pub fn new(role: Role, members: &[SocketAddr], crowd: Crowd) -> Self {
+        let connections = members.iter().copied().cycle().take(crowd.connections).collect();
+        Self { role, connections, streams: crowd.streams }
+    }
 }
 
 /// One load on running members.
 #[derive(Debug)]
 pub struct Load<'a> {
-    pub action: Action,
-    /// The member of each connection.
-    pub connections: Vec<SocketAddr>,
-    /// Clients on each connection.
-    pub streams: usize,
+    pub parts: Vec<Part>,
     pub threads: usize,
     pub bound: Bound,
     /// The processes whose time is the servers' time.
@@ -58,27 +66,19 @@ pub struct Load<'a> {
 /// What a load's measured window saw.
 pub struct Outcome {
     pub elapsed: Duration,
-    pub latencies: Histogram,
+    /// Of calls, and of what came over streams (events, renewals, watchers that have caught up, leases
+    /// that are gone).
+    pub calls: Histogram,
+    pub deliveries: Histogram,
     /// Requests answered with an error, and the first such error.
     pub failures: u64,
     pub first_failure: Option<String>,
+    /// The servers' memory at the end of the window, all connections still open.
+    pub memory: Memory,
     pub servers_cpu: Duration,
     pub generator_cpu: Duration,
     /// What everything else on the machine used: the noise.
     pub others_cpu: Duration,
-}
-
-struct Shared {
-    phase: AtomicU8,
-    next: AtomicU64,
-    requests_max: u64,
-}
-
-#[derive(Default)]
-struct Recorder {
-    latencies: Histogram,
-    failures: u64,
-    first_failure: Option<String>,
 }
 
 enum Report {
@@ -93,7 +93,7 @@ pub fn run(load: &Load) -> Result<Outcome, BenchError> {
         Bound::Time { .. } => u64::MAX,
         Bound::Requests(requests) => requests,
     };
-    let shared = Arc::new(Shared { phase: WARM_UP.into(), next: 0.into(), requests_max });
+    let shared = Arc::new(Shared::new(requests_max));
     let recorders: Vec<Arc<Mutex<Recorder>>> = (0..load.threads).map(|_| Arc::default()).collect();
     let (report, reports) = channel();
     std::thread::scope(|scope| {
@@ -118,6 +118,7 @@ pub fn run(load: &Load) -> Result<Outcome, BenchError> {
 struct Window {
     start: Reading,
     end: Reading,
+    memory: Memory,
 }
 
 struct Reading {
@@ -166,16 +167,18 @@ fn control(
             shared.phase.store(MEASURE, Ordering::Relaxed);
             pause(reports, measured)?;
             let end = read(load, &clocks)?;
+            let memory = process::memory_of(load.pids)?;
             shared.phase.store(STOP, Ordering::Relaxed);
             all_ended(reports, load.threads)?;
-            Ok(Window { start, end })
+            Ok(Window { start, end, memory })
         }
         Bound::Requests(_) => {
             shared.phase.store(MEASURE, Ordering::Relaxed);
             let start = read(load, &clocks)?;
             open();
             all_ended(reports, load.threads)?;
-            Ok(Window { start, end: read(load, &clocks)? })
+            let (end, memory) = (read(load, &clocks)?, process::memory_of(load.pids)?);
+            Ok(Window { start, end, memory })
         }
     }
 }
@@ -204,22 +207,25 @@ fn ended_early(result: Result<(), BenchError>) -> BenchError {
 }
 
 fn gather(window: &Window, recorders: Vec<Arc<Mutex<Recorder>>>) -> Outcome {
-    let Window { start, end } = window;
+    let Window { start, end, memory } = window;
     let servers_cpu = end.servers.saturating_sub(start.servers);
     let generator_cpu = end.generator.saturating_sub(start.generator);
     let busy = end.busy.saturating_sub(start.busy);
     let mut outcome = Outcome {
         elapsed: end.at - start.at,
-        latencies: Histogram::default(),
+        calls: Histogram::default(),
+        deliveries: Histogram::default(),
         failures: 0,
         first_failure: None,
+        memory: *memory,
         servers_cpu,
         generator_cpu,
         others_cpu: busy.saturating_sub(servers_cpu + generator_cpu),
     };
     for recorder in recorders {
         let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome.latencies.merge(&recorder.latencies);
+        outcome.calls.merge(&recorder.calls);
+        outcome.deliveries.merge(&recorder.deliveries);
         outcome.failures += recorder.failures;
         outcome.first_failure = outcome.first_failure.or(recorder.first_failure.take());
     }
@@ -249,8 +255,11 @@ impl Thread<'_> {
     fn work(&self, report: &Sender<Report>, opened: &Receiver<()>) -> Result<(), BenchError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(BenchError::io("start a runtime"))?;
-        let clients = runtime.block_on(self.connect());
-        let clients = clients.map_err(|error| BenchError::Load(error.to_string()))?;
+        let clients =
+            runtime.block_on(async { tokio::time::timeout(OPEN_MAX, self.connect()).await });
+        let clients = clients.map_err(|_| {
+            BenchError::Load(format!("streams are still not open after {OPEN_MAX:?}"))
+        })??;
         drop(report.send(Report::Ready(process::this_thread()?)));
         if opened.recv().is_err() {
             return Ok(());
@@ -265,90 +274,50 @@ impl Thread<'_> {
         })
     }
 
-    async fn connect(&self) -> Result<Vec<Client>, CallError> {
+    /// Opens this thread's connections, and the streams that are to be open beforehand: all of them first,
+    /// then their first answers are awaited.
+    async fn connect(&self) -> Result<Vec<Client>, BenchError> {
+        let broken = |error: CallError| BenchError::Load(error.to_string());
+        let context = Context { shared: self.shared.clone(), recorder: self.recorder.clone() };
         let mut clients = Vec::new();
-        let mine = self.load.connections.iter().enumerate().skip(self.index);
-        for (connection, &address) in mine.step_by(self.load.threads) {
-            let sender = grpc::connect(address).await?;
-            let head = grpc::head(address, self.load.action.path())?;
-            for stream in 0..self.load.streams {
-                let number = (connection * self.load.streams + stream) as u64;
-                clients.push(Client {
-                    sender: sender.clone(),
-                    head: head.clone(),
-                    caller: Caller::new(self.load.action, number),
-                    kept_bytes: kept_bytes(self.load.action),
-                    shared: self.shared.clone(),
-                    recorder: self.recorder.clone(),
-                });
+        for part in &self.load.parts {
+            let mine = part.connections.iter().enumerate().skip(self.index);
+            for (connection, &address) in mine.step_by(self.load.threads) {
+                let sender = grpc::connect(address).await.map_err(broken)?;
+                let head = grpc::head(address, part.role.path()).map_err(broken)?;
+                for stream in 0..part.streams {
+                    let number = (connection * part.streams + stream) as u64;
+                    let client = Client::open(part.role, number, &sender, &head, &context).await;
+                    clients.push(client.map_err(broken)?);
+                }
             }
+        }
+        for client in &mut clients {
+            client.opened().await?;
         }
         Ok(clients)
     }
 
+    /// Runs clients that end by themselves to their end, and the others until the run is over.
     async fn run_all(&self, clients: Vec<Client>) -> Result<(), BenchError> {
-        let mut running: JoinSet<_> = clients.into_iter().map(Client::run).collect();
-        while let Some(ended) = running.join_next().await {
-            ended.map_err(|error| BenchError::Load(format!("a client failed: {error}")))??;
+        let failed = |error| BenchError::Load(format!("a client failed: {error}"));
+        let (mut ending, mut endless) = (JoinSet::new(), JoinSet::new());
+        for client in clients {
+            if client.is_endless() { &mut endless } else { &mut ending }.spawn(client.run());
         }
-        Ok(())
-    }
-}
-
-struct Client {
-    sender: SendRequest<Bytes>,
-    head: Request<()>,
-    caller: Caller,
-    kept_bytes: usize,
-    shared: Arc<Shared>,
-    recorder: Arc<Mutex<Recorder>>,
-}
-
-impl Client {
-    async fn run(mut self) -> Result<(), BenchError> {
-        while self.shared.phase.load(Ordering::Relaxed) != STOP {
-            let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.shared.requests_max {
-                break;
-            }
-            self.request(number).await?;
+        if !endless.is_empty() {
+            let shared = self.shared.clone();
+            ending.spawn(async move { Ok(shared.stopped().await) });
         }
-        Ok(())
-    }
-
-    /// Sends one request until it is answered without an error: a load by count must miss no key.
-    async fn request(&mut self, number: u64) -> Result<(), BenchError> {
         loop {
-            let frame = self.caller.next(number);
-            let started = Instant::now();
-            match grpc::call(&mut self.sender, &self.head, frame, self.kept_bytes).await {
-                Ok(answer) => {
-                    let elapsed_ns = started.elapsed().as_nanos() as u64;
-                    self.caller.accept(&answer).map_err(BenchError::Load)?;
-                    if self.shared.phase.load(Ordering::Relaxed) == MEASURE {
-                        self.record(|recorder| recorder.latencies.record(elapsed_ns));
-                    }
-                    return Ok(());
-                }
-                Err(CallError::Status { code, message }) => {
-                    self.record(|recorder| {
-                        recorder.failures += 1;
-                        let first = || CallError::Status { code, message }.to_string();
-                        recorder.first_failure.get_or_insert_with(first);
-                    });
-                    self.caller.failed();
-                    if self.shared.phase.load(Ordering::Relaxed) == STOP {
-                        return Ok(());
-                    }
-                    tokio::time::sleep(RETRY_AFTER).await;
-                }
-                Err(CallError::Connection(why)) => return Err(BenchError::Load(why)),
+            tokio::select! {
+                Some(ended) = endless.join_next() => ended.map_err(failed)??,
+                ended = ending.join_next() => match ended {
+                    Some(ended) => ended.map_err(failed)??,
+                    None => return Ok(()),
+                },
             }
         }
-    }
-
-    fn record(&self, change: impl FnOnce(&mut Recorder)) {
-        change(&mut self.recorder.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -357,6 +326,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::super::floor;
+    use super::super::workload::Action;
     use super::*;
 
     /// The server that does no work, on a thread that ends with the process.
@@ -371,7 +341,9 @@ mod tests {
     }
 
     fn load(action: Action, address: SocketAddr, bound: Bound) -> Load<'static> {
-        Load { action, connections: vec![address; 3], streams: 4, threads: 2, bound, pids: &[] }
+        let crowd = Crowd { connections: 3, streams: 4 };
+        let parts = vec![Part::new(Role::Call(action), &[address], crowd)];
+        Load { parts, threads: 2, bound, pids: &[] }
     }
 
     const BRIEF: Bound =
@@ -381,16 +353,16 @@ mod tests {
     fn a_count_is_kept_exactly_and_a_time_about() {
         let address = floor_server();
         let counted = run(&load(Action::Put, address, Bound::Requests(500))).expect("puts");
-        assert_eq!((counted.latencies.count(), counted.failures), (500, 0));
+        assert_eq!((counted.calls.count(), counted.failures), (500, 0));
         let timed = run(&load(Action::Get { serializable: true }, address, BRIEF)).expect("gets");
-        assert!(timed.latencies.count() > 0 && timed.elapsed >= Duration::from_millis(100));
+        assert!(timed.calls.count() > 0 && timed.elapsed >= Duration::from_millis(100));
         assert!(timed.generator_cpu > Duration::ZERO);
     }
 
     #[test]
     fn errors_are_counted_and_broken_connections_end_the_run() {
         let refused = run(&load(Action::Transaction, floor_server(), BRIEF)).expect("a run");
-        assert_eq!(refused.latencies.count(), 0);
+        assert_eq!(refused.calls.count(), 0);
         assert!(refused.failures > 0);
         assert!(refused.first_failure.is_some_and(|failure| failure.contains("code 12")));
 

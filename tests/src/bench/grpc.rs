@@ -1,10 +1,11 @@
-//! Unary gRPC calls on the `h2` crate, with nothing between: no channel, no service stack, no codec.
+//! Unary gRPC calls and streams on the `h2` crate, with nothing between: no channel, no service stack, no codec.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use tokio::net::TcpStream;
 
@@ -13,6 +14,10 @@ use super::message::FRAME_BYTES;
 pub const PUT: &str = "/etcdserverpb.KV/Put";
 pub const RANGE: &str = "/etcdserverpb.KV/Range";
 pub const TXN: &str = "/etcdserverpb.KV/Txn";
+pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
+pub const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+pub const LEASE_LEASES: &str = "/etcdserverpb.Lease/LeaseLeases";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
 /// Windows large enough that a server never waits for this client; the same for every program.
@@ -79,14 +84,7 @@ pub async fn call(
     poll_fn(|context| sender.poll_ready(context)).await?;
     let (response, mut stream) = sender.send_request(head.clone(), false)?;
     stream.send_data(frame, true)?;
-    let response = response.await?;
-    if response.status() != http::StatusCode::OK {
-        return Err(CallError::Connection(format!("HTTP status {}", response.status())));
-    }
-    if response.headers().contains_key("grpc-status") {
-        check_status(response.headers())?;
-    }
-    let mut body = response.into_body();
+    let mut body = begun(response).await?;
     let mut kept = Bytes::new();
     let mut bytes = 0;
     while let Some(chunk) = body.data().await {
@@ -103,6 +101,94 @@ pub async fn call(
     }
     check_status(&body.trailers().await?.unwrap_or_default())?;
     unframed(kept, bytes)
+}
+
+/// The body of an answer whose head says nothing bad.
+async fn begun(response: ResponseFuture) -> Result<RecvStream, CallError> {
+    let response = response.await?;
+    if response.status() != http::StatusCode::OK {
+        return Err(CallError::Connection(format!("HTTP status {}", response.status())));
+    }
+    if response.headers().contains_key("grpc-status") {
+        check_status(response.headers())?;
+    }
+    Ok(response.into_body())
+}
+
+/// A stream in both directions.
+pub struct Stream {
+    sender: SendStream<Bytes>,
+    receiver: Receiver,
+    /// What has come of messages that nobody has taken.
+    rest: Bytes,
+}
+
+enum Receiver {
+    /// A server may hold the head back until it has a first message.
+    Opening(Option<ResponseFuture>),
+    Open(RecvStream),
+}
+
+impl Stream {
+    /// Opens a stream with its first message.
+    pub async fn open(
+        sender: &mut SendRequest<Bytes>,
+        head: &Request<()>,
+        frame: Bytes,
+    ) -> Result<Self, CallError> {
+        poll_fn(|context| sender.poll_ready(context)).await?;
+        let (response, mut sender) = sender.send_request(head.clone(), false)?;
+        sender.send_data(frame, false)?;
+        Ok(Self { sender, receiver: Receiver::Opening(Some(response)), rest: Bytes::new() })
+    }
+
+    /// Sends one more message.
+    pub fn send(&mut self, frame: Bytes) -> Result<(), CallError> {
+        Ok(self.sender.send_data(frame, false)?)
+    }
+
+    /// The next message. A stream that the server ends is an error: no client here waits for that.
+    pub async fn next(&mut self) -> Result<Bytes, CallError> {
+        loop {
+            if let Some(message) = take_message(&mut self.rest)? {
+                return Ok(message);
+            }
+            let body = match &mut self.receiver {
+                Receiver::Open(body) => body,
+                Receiver::Opening(response) => {
+                    let gone = || CallError::Connection("a stream's head came to nothing".into());
+                    self.receiver = Receiver::Open(begun(response.take().ok_or_else(gone)?).await?);
+                    continue;
+                }
+            };
+            let Some(chunk) = body.data().await else {
+                check_status(&body.trailers().await?.unwrap_or_default())?;
+                return Err(CallError::Connection("the server ended a stream".into()));
+            };
+            let chunk = chunk?;
+            body.flow_control().release_capacity(chunk.len())?;
+            self.rest = if self.rest.is_empty() {
+                chunk
+            } else {
+                let mut joined = BytesMut::from(&self.rest[..]);
+                joined.put_slice(&chunk);
+                joined.freeze()
+            };
+        }
+    }
+}
+
+/// Takes a whole message off the front, if there is one.
+fn take_message(rest: &mut Bytes) -> Result<Option<Bytes>, CallError> {
+    let Some(&[flag, a, b, c, d]) = rest.first_chunk::<FRAME_BYTES>() else { return Ok(None) };
+    if flag != 0 {
+        return Err(CallError::Connection(format!("a message came with the flag {flag}")));
+    }
+    let end = FRAME_BYTES + u32::from_be_bytes([a, b, c, d]) as usize;
+    if rest.len() < end {
+        return Ok(None);
+    }
+    Ok(Some(rest.split_to(end).split_off(FRAME_BYTES)))
 }
 
 fn check_status(headers: &HeaderMap) -> Result<(), CallError> {
@@ -129,5 +215,28 @@ fn unframed(mut kept: Bytes, bytes: usize) -> Result<Answer, CallError> {
             Ok(Answer { message: kept.split_off(FRAME_BYTES), bytes: length as u64 })
         }
         other => Err(CallError::Connection(format!("{bytes} bytes came with the frame {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_taken_whole_and_in_order() {
+        let whole = Bytes::from_static(b"\0\0\0\0\x02ab\0\0\0\0\0\0\0\0\0\x01c");
+        for cut in 0..=whole.len() {
+            let (mut taken, mut rest) = (Vec::new(), whole.slice(..cut));
+            while let Some(message) = take_message(&mut rest).expect("good frames") {
+                taken.push(message);
+            }
+            let mut rest = Bytes::from([&rest[..], &whole[cut..]].concat());
+            while let Some(message) = take_message(&mut rest).expect("good frames") {
+                taken.push(message);
+            }
+            assert_eq!(taken, ["ab", "", "c"], "cut at {cut}");
+            assert!(rest.is_empty());
+        }
+        take_message(&mut Bytes::from_static(b"\x01\0\0\0\0")).expect_err("compressed");
     }
 }

@@ -6,7 +6,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use proto::etcdserverpb::{
-    Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, compare, request_op,
+    Compare, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, PutRequest,
+    RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, compare, request_op,
+    watch_request,
 };
 
 /// What every key starts with; a listing reads this prefix.
@@ -16,6 +18,8 @@ const PREFIX_END: &[u8] = b"bench0";
 const KEY_DIGITS: usize = 10;
 /// Bytes of each value.
 pub const VALUE_BYTES: usize = 256;
+/// Where a value that is timed carries the time it was sent at, as eight bytes.
+const SENT_AT_BYTES: usize = 8;
 /// gRPC's frame: a flag for compression and the length in four bytes.
 pub const FRAME_BYTES: usize = 5;
 
@@ -82,9 +86,22 @@ impl Keyed {
 
     /// The request for the key with a number.
     pub fn with_key(&self, number: u64) -> Bytes {
+        self.patched(number).freeze()
+    }
+
+    /// The put of the key with a number whose value begins with the time it is sent at.
+    pub fn with_time(&self, number: u64, sent_at_ns: u64) -> Bytes {
+        let mut frame = self.patched(number);
+        // The value is a put's last field.
+        let value_at = frame.len() - VALUE_BYTES;
+        frame[value_at..value_at + SENT_AT_BYTES].copy_from_slice(&sent_at_ns.to_be_bytes());
+        frame.freeze()
+    }
+
+    fn patched(&self, number: u64) -> BytesMut {
         let mut frame = BytesMut::from(&self.frame[..]);
         write_digits(&mut frame[self.digits_at..self.digits_at + KEY_DIGITS], number);
-        frame.freeze()
+        frame
     }
 }
 
@@ -127,6 +144,62 @@ impl GuardedPut {
             failure: operation(request_op::Request::RequestRange(get)),
         })
     }
+}
+
+/// Creates a watch of the key with a number; `start_revision` 0 is from now on.
+pub fn watch(number: u64, start_revision: i64) -> Bytes {
+    let create = WatchCreateRequest { key: key(number), start_revision, ..Default::default() };
+    let request_union = Some(watch_request::RequestUnion::CreateRequest(create));
+    framed(&WatchRequest { request_union })
+}
+
+/// Grants the lease with an id.
+pub fn grant(id: i64, ttl_s: i64) -> Bytes {
+    framed(&LeaseGrantRequest { ttl: ttl_s, id })
+}
+
+/// Keeps a lease alive.
+pub fn keep_alive(id: i64) -> Bytes {
+    framed(&LeaseKeepAliveRequest { id })
+}
+
+/// All leases there are.
+pub fn leases() -> Bytes {
+    framed(&LeaseLeasesRequest {})
+}
+
+/// How many leases an answer to [`leases`] lists.
+pub fn leases_listed(message: &[u8]) -> Option<u64> {
+    let mut listed = 0;
+    walk(message, |field, _, _| listed += u64::from(field == 2))?;
+    Some(listed)
+}
+
+/// Calls `visit` with the key's version and the time its value was sent at, for each put that a watch
+/// response tells of. Whether the response says that the watch was created; none when it is no message,
+/// the watch was cancelled, or an event is not such a put.
+pub fn watch_events(message: &[u8], mut visit: impl FnMut(u64, u64)) -> Option<bool> {
+    let (mut created, mut good) = (false, true);
+    walk(message, |field, number, bytes| match field {
+        3 => created = number == 1,
+        4 => good &= number == 0,
+        11 => match put_event(bytes) {
+            Some((version, sent_at_ns)) => visit(version, sent_at_ns),
+            None => good = false,
+        },
+        _ => {}
+    })?;
+    good.then_some(created)
+}
+
+fn put_event(event: &[u8]) -> Option<(u64, u64)> {
+    let (mut version, mut value): (u64, &[u8]) = (0, &[]);
+    walk(bytes_field(event, 2)?, |field, number, bytes| match field {
+        4 => version = number,
+        5 => value = bytes,
+        _ => {}
+    })?;
+    Some((version, u64::from_be_bytes(*value.first_chunk::<SENT_AT_BYTES>()?)))
 }
 
 /// The number field `wanted` of a message: 0 when it is absent, as in proto3; `None` when the bytes are
@@ -185,7 +258,10 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use proto::etcdserverpb::{RangeResponse, ResponseHeader};
+    use proto::etcdserverpb::{
+        LeaseLeasesResponse, LeaseStatus, RangeResponse, ResponseHeader, WatchResponse,
+    };
+    use proto::mvccpb::{Event, KeyValue};
 
     use super::*;
 
@@ -197,6 +273,39 @@ mod tests {
         assert_eq!(request.value.len(), VALUE_BYTES);
         assert_eq!(frame, framed(&request));
         assert_eq!(key(42), "bench/0000000042");
+        let timed = Keyed::put().with_time(7, 99);
+        let timed = PutRequest::decode(&timed[FRAME_BYTES..]).expect("a put");
+        assert_eq!((&timed.key, &timed.value[..8]), (&key(7), &99_u64.to_be_bytes()[..]));
+        assert_eq!((timed.value.len(), &timed.value[8..]), (VALUE_BYTES, &request.value[8..]));
+    }
+
+    #[test]
+    fn events_are_read_and_what_is_no_put_is_refused() {
+        let event = |version, value: &[u8]| {
+            let value = Bytes::copy_from_slice(value);
+            let kv = KeyValue { key: key(1), version, value, ..Default::default() };
+            Event { kv: Some(kv), ..Default::default() }
+        };
+        let read = |response: WatchResponse| {
+            let mut seen = Vec::new();
+            let created = watch_events(&response.encode_to_vec(), |version, sent_at_ns| {
+                seen.push((version, sent_at_ns));
+            });
+            created.map(|created| (created, seen))
+        };
+        let created = WatchResponse { created: true, ..Default::default() };
+        assert_eq!(read(created), Some((true, vec![])));
+        let events = vec![event(1, &5_u64.to_be_bytes()), event(2, &[0; VALUE_BYTES])];
+        let told = WatchResponse { events, ..Default::default() };
+        assert_eq!(read(told), Some((false, vec![(1, 5), (2, 0)])));
+        let bare = WatchResponse { events: vec![event(0, b"")], ..Default::default() };
+        assert_eq!(read(bare), None);
+        assert_eq!(read(WatchResponse { canceled: true, ..Default::default() }), None);
+
+        let leases = vec![LeaseStatus { id: 1 }, LeaseStatus { id: 300 }];
+        let header = Some(ResponseHeader { revision: 9, ..Default::default() });
+        let listing = LeaseLeasesResponse { header, leases }.encode_to_vec();
+        assert_eq!(leases_listed(&listing), Some(2));
     }
 
     #[test]

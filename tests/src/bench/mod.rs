@@ -5,6 +5,7 @@
 //! `message`), what `process` says it cost. `report` prints medians and ratios and `requirements` judges
 //! them. Only one program runs at a time. The method is described in docs/benchmark.md.
 
+mod client;
 mod cluster;
 mod error;
 mod floor;

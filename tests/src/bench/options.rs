@@ -12,7 +12,7 @@ use super::workload::{WORKLOADS, Workload};
 pub const HELP: &str = "\
 Measures Instar beside real etcd on this machine and prints the ratio of their figures.
 
-  --quick             one short run of each workload (and 50,000 keys for `load`)
+  --quick             one short run of each workload (50,000 keys, 10,000 revisions, 2,000 leases)
   --workloads A,B     only these: names (put-1000) or kinds (put); see --list
   --members 1,3       numbers of members (default 1,3)
   --program NAME      only one program: instar, etcd, or floor (a server that does no work)
@@ -22,6 +22,8 @@ Measures Instar beside real etcd on this machine and prints the ratio of their f
   --runs N            runs of each workload, programs alternating (default 3)
   --seconds S         measured time of a run (default 5, after 1 of warming up)
   --keys N            keys of the workload `load` (default 1000000)
+  --revisions N       revisions that `watch-catchup` goes back (default 100000)
+  --leases N          leases of `lease-grant` and `lease-expiry` (default 100000)
   --threads N         threads of the load generator (default 1)
   --data-dir PATH     where data directories go; must be a real disk (default: the target directory)
   --markdown          tables for docs/benchmark.md
@@ -80,6 +82,8 @@ impl Default for Options {
                 warm_up: Duration::from_secs(1),
                 measured: Duration::from_secs(5),
                 keys: 1_000_000,
+                revisions: 100_000,
+                leases: 100_000,
                 threads: 1,
             },
             data_dir: None,
@@ -135,6 +139,8 @@ fn flag(options: &mut Options, name: &str, has_value: bool) -> Result<Flag, Benc
             options.effort.warm_up = Duration::from_millis(500);
             options.effort.measured = Duration::from_secs(1);
             options.effort.keys = 50_000;
+            options.effort.revisions = 10_000;
+            options.effort.leases = 2_000;
             Flag::Set
         }
         "--markdown" => {
@@ -185,6 +191,8 @@ fn set(options: &mut Options, name: &str, value: &str) -> Result<(), BenchError>
         "--runs" => options.runs = number(name, value, 1_000)? as usize,
         "--seconds" => options.effort.measured = Duration::from_secs(number(name, value, 3_600)?),
         "--keys" => options.effort.keys = number(name, value, 100_000_000)?,
+        "--revisions" => options.effort.revisions = number(name, value, 100_000_000)?,
+        "--leases" => options.effort.leases = number(name, value, 10_000_000)?,
         "--threads" => options.effort.threads = number(name, value, 64)? as usize,
         _ => return Err(BenchError::Usage(format!("there is no option {name}"))),
     }

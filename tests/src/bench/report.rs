@@ -18,10 +18,11 @@ pub enum Metric {
     Resident,
     Anonymous,
     Generator,
+    PutsKept,
 }
 
 /// Columns of the tables, in order.
-const COLUMNS: [Metric; 9] = [
+const COLUMNS: [Metric; 10] = [
     Metric::Throughput,
     Metric::Mean,
     Metric::P50,
@@ -31,6 +32,7 @@ const COLUMNS: [Metric; 9] = [
     Metric::Resident,
     Metric::Anonymous,
     Metric::Generator,
+    Metric::PutsKept,
 ];
 
 impl Metric {
@@ -46,13 +48,19 @@ impl Metric {
             Self::Resident => "RSS MiB",
             Self::Anonymous => "anon MiB",
             Self::Generator => "gen µs/req",
+            Self::PutsKept => "puts kept",
         }
     }
 
-    /// The figure in one run.
-    pub fn of(self, sample: &Sample) -> f64 {
+    /// Whether a ratio of two programs' figures says anything.
+    fn is_of_the_program(self) -> bool {
+        !matches!(self, Self::Generator | Self::PutsKept)
+    }
+
+    /// The figure in one run; none where the workload has no such figure.
+    pub fn of(self, sample: &Sample) -> Option<f64> {
         let mib = |kib: u64| kib as f64 / 1024.0;
-        match self {
+        Some(match self {
             Self::Throughput => sample.requests_per_s,
             Self::Mean => sample.mean_ms,
             Self::P50 => sample.p50_ms,
@@ -62,7 +70,8 @@ impl Metric {
             Self::Resident => mib(sample.memory.resident_kib),
             Self::Anonymous => mib(sample.memory.anonymous_kib),
             Self::Generator => sample.generator_us,
-        }
+            Self::PutsKept => return sample.puts_kept,
+        })
     }
 }
 
@@ -86,7 +95,7 @@ pub struct SubjectRuns {
 impl SubjectRuns {
     /// The median of a figure over the runs; none when no run succeeded.
     pub fn median(&self, metric: Metric) -> Option<f64> {
-        median(self.samples.iter().map(|sample| metric.of(sample)).collect())
+        median(self.samples.iter().filter_map(|sample| metric.of(sample)).collect())
     }
 
     /// Requests that were answered with an error, in all runs.
@@ -128,7 +137,7 @@ fn rows(comparison: &Comparison) -> Vec<Vec<String>> {
     }
     if comparison.subjects.len() == 2 {
         let ratios = COLUMNS.iter().map(|&metric| {
-            let ratio = comparison.ratio(metric).filter(|_| metric != Metric::Generator);
+            let ratio = comparison.ratio(metric).filter(|_| metric.is_of_the_program());
             ratio.map(|ratio| format!("{ratio:.2}"))
         });
         rows.push(line("ratio", ratios.collect()));

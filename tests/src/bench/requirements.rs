@@ -11,11 +11,13 @@ pub enum Against {
     NativeGuest,
 }
 
-/// A bound on a ratio: the first subject's median over the second's.
+/// A bound on a ratio, the first subject's median over the second's, or on the first's median itself.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
     AtMost(f64),
     AtLeast(f64),
+    /// The first subject's own median, whatever the second's.
+    ItselfAtLeast(f64),
 }
 
 /// One promise, for every number of members.
@@ -32,7 +34,7 @@ const fn etcd(workload: &'static str, metric: Metric, bound: Bound) -> Requireme
 }
 
 /// The promises. They are the floor, not the aim.
-pub const REQUIREMENTS: [Requirement; 9] = [
+pub const REQUIREMENTS: [Requirement; 17] = [
     etcd("put-1000", Metric::Cpu, Bound::AtMost(0.4)),
     etcd("put-1000", Metric::Throughput, Bound::AtLeast(2.0)),
     etcd("put-1", Metric::Mean, Bound::AtMost(1.0)),
@@ -41,6 +43,14 @@ pub const REQUIREMENTS: [Requirement; 9] = [
     etcd("list-1", Metric::Throughput, Bound::AtLeast(2.0)),
     etcd("list-8", Metric::Throughput, Bound::AtLeast(2.0)),
     etcd("load", Metric::Peak, Bound::AtMost(1.0)),
+    etcd("watch-latency", Metric::Cpu, Bound::AtMost(0.5)),
+    etcd("watch-latency", Metric::P99, Bound::AtMost(1.0)),
+    etcd("watch-fanout", Metric::Cpu, Bound::AtMost(0.5)),
+    etcd("watch-fanout", Metric::P99, Bound::AtMost(1.0)),
+    etcd("watch-distinct", Metric::Cpu, Bound::AtMost(0.5)),
+    etcd("watch-distinct", Metric::Peak, Bound::AtMost(0.5)),
+    etcd("watch-catchup", Metric::PutsKept, Bound::ItselfAtLeast(0.9)),
+    etcd("lease-keepalive", Metric::Cpu, Bound::AtMost(0.5)),
     Requirement {
         against: Against::NativeGuest,
         workload: "put-1000",
@@ -50,10 +60,18 @@ pub const REQUIREMENTS: [Requirement; 9] = [
 ];
 
 impl Bound {
+    /// What is judged.
+    fn figure(self, comparison: &Comparison, metric: Metric) -> Option<f64> {
+        match self {
+            Self::AtMost(_) | Self::AtLeast(_) => comparison.ratio(metric),
+            Self::ItselfAtLeast(_) => comparison.subjects.first()?.median(metric),
+        }
+    }
+
     fn holds(self, ratio: f64) -> bool {
         match self {
             Self::AtMost(most) => ratio <= most,
-            Self::AtLeast(least) => ratio >= least,
+            Self::AtLeast(least) | Self::ItselfAtLeast(least) => ratio >= least,
         }
     }
 }
@@ -63,6 +81,7 @@ impl std::fmt::Display for Bound {
         match self {
             Self::AtMost(most) => write!(f, "at most {most}"),
             Self::AtLeast(least) => write!(f, "at least {least}"),
+            Self::ItselfAtLeast(least) => write!(f, "at least {least} by itself"),
         }
     }
 }
@@ -91,15 +110,15 @@ fn verdict(comparison: &Comparison, requirement: &Requirement) -> Verdict {
     let metric = requirement.metric;
     let place =
         format!("{} member(s), {}, {}", comparison.members, comparison.workload, metric.name());
-    let ratio = comparison.ratio(metric);
+    let figure = requirement.bound.figure(comparison, metric);
     let refused = comparison.subjects.first().map_or(0, |subject| subject.failures());
-    let (holds, found) = match ratio {
+    let (holds, found) = match figure {
         _ if comparison.subjects.iter().any(|subject| !subject.failed_runs.is_empty()) => {
             (false, "a run failed".to_owned())
         }
         _ if refused > 0 => (false, format!("{refused} requests were answered with an error")),
-        Some(ratio) => (requirement.bound.holds(ratio), format!("{ratio:.2}")),
-        None => (false, "there is no ratio".to_owned()),
+        Some(figure) => (requirement.bound.holds(figure), format!("{figure:.2}")),
+        None => (false, "there is no figure".to_owned()),
     };
     let mark = if holds { "holds" } else { "FALLS SHORT" };
     Verdict { holds, text: format!("{mark}: {place}: {found} (must be {})", requirement.bound) }
@@ -125,6 +144,24 @@ mod tests {
     fn every_requirement_names_a_workload() {
         for requirement in &REQUIREMENTS {
             assert!(WORKLOADS.iter().any(|workload| workload.name == requirement.workload));
+        }
+    }
+
+    #[test]
+    fn puts_during_a_catch_up_are_judged_by_themselves() {
+        let kept = |share| SubjectRuns {
+            label: "x".into(),
+            samples: vec![Sample { puts_kept: share, ..Default::default() }],
+            failed_runs: vec![],
+        };
+        for (mine, theirs, holds) in
+            [(Some(0.9), Some(1.0), true), (Some(0.89), Some(0.1), false), (None, Some(1.0), false)]
+        {
+            let subjects = vec![kept(mine), kept(theirs)];
+            let comparison = Comparison { members: 1, workload: "watch-catchup", subjects };
+            let verdicts = judge(&[comparison], Against::Etcd);
+            let verdicts: Vec<bool> = verdicts.iter().map(|verdict| verdict.holds).collect();
+            assert_eq!(verdicts, [holds], "{mine:?} beside {theirs:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use proto::etcdserverpb::{TxnResponse, response_op};
 
 use super::grpc::{self, Answer};
 use super::message::{
-    FRAME_BYTES, GuardedPut, Keyed, VALUE_BYTES, bytes_field, list, number_field,
+    FRAME_BYTES, GuardedPut, Keyed, VALUE_BYTES, bytes_field, grant, list, number_field,
 };
 
 /// Keys that are there before a workload reads.
@@ -14,12 +14,18 @@ pub const DATASET_KEYS: u64 = 10_000;
 /// One transaction in this many compares with a revision that is no longer the key's, as an update does
 /// that lost a race; it must take the branch that gets.
 const STALE_EVERY: u64 = 10;
+/// The time of leases that are not to expire during a run.
+pub const LONG_TTL_S: i64 = 3_600;
 
 /// What each request of a workload is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Put the next key in order, [`VALUE_BYTES`] bytes.
     Put,
+    /// Put keys in turn, `keys` of them from the one with the number `first`.
+    Update { first: u64, keys: u64 },
+    /// Grant the lease whose id is the request's number, from 1.
+    Grant { ttl_s: i64 },
     /// Get one key of the dataset.
     Get { serializable: bool },
     /// If the client's own key has the mod revision the client last saw then put it, else get it.
@@ -46,55 +52,106 @@ pub enum Extent {
     Time,
     /// After the keys the options say have been put; then memory is read.
     Keys,
+    /// After the leases the options say have been granted; then memory is read.
+    Leases,
+}
+
+/// What a workload's clients do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// Clients that each have one request out.
+    Calls { action: Action, crowd: Crowd, extent: Extent },
+    /// Watchers that share `keys` keys evenly, while one client puts these in turn at a fixed rate.
+    Watch { crowd: Crowd, keys: u64, puts_per_s: u64 },
+    /// Clients that each keep a lease of their own alive, one message out at a time.
+    KeepAlive { crowd: Crowd },
+    /// Leases that nobody keeps alive, from the first that is due until none is left.
+    Expiry,
+    /// Puts, first alone and then while watchers, a key each, read all revisions since the first.
+    CatchUp { crowd: Crowd },
+}
+
+/// How many clients there are: a client is one of `streams` on one of `connections`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Crowd {
+    pub connections: usize,
+    pub streams: usize,
+}
+
+impl Crowd {
+    /// All clients.
+    pub fn clients(self) -> u64 {
+        (self.connections * self.streams) as u64
+    }
 }
 
 /// One line of the benchmark.
 #[derive(Debug)]
 pub struct Workload {
     pub name: &'static str,
-    pub action: Action,
-    pub connections: usize,
-    /// Outstanding requests of each connection; a client is one of them.
-    pub streams: usize,
+    pub shape: Shape,
     pub target: Target,
-    pub extent: Extent,
 }
 
-const fn timed(
+const fn crowd(connections: usize, streams: usize) -> Crowd {
+    Crowd { connections, streams }
+}
+
+const fn calls(
     name: &'static str,
     action: Action,
-    connections: usize,
-    streams: usize,
+    crowd: Crowd,
     target: Target,
+    extent: Extent,
 ) -> Workload {
-    Workload { name, action, connections, streams, target, extent: Extent::Time }
+    Workload { name, shape: Shape::Calls { action, crowd, extent }, target }
+}
+
+const fn timed(name: &'static str, action: Action, crowd: Crowd, target: Target) -> Workload {
+    calls(name, action, crowd, target, Extent::Time)
+}
+
+const fn streams(name: &'static str, shape: Shape) -> Workload {
+    Workload { name, shape, target: Target::All }
+}
+
+const fn watch(name: &'static str, crowd: Crowd, keys: u64, puts_per_s: u64) -> Workload {
+    streams(name, Shape::Watch { crowd, keys, puts_per_s })
 }
 
 const LINEARIZABLE: Action = Action::Get { serializable: false };
 const SERIALIZABLE: Action = Action::Get { serializable: true };
+const ONE: Crowd = crowd(1, 1);
+const THOUSAND: Crowd = crowd(100, 10);
 
 /// Every workload, in the order they run. A name is its kind, then what sets it apart.
-pub const WORKLOADS: [Workload; 13] = [
-    timed("put-1", Action::Put, 1, 1, Target::Leader),
-    timed("put-1-follower", Action::Put, 1, 1, Target::Follower),
-    timed("put-16", Action::Put, 16, 1, Target::All),
-    timed("put-1000", Action::Put, 100, 10, Target::All),
-    timed("get-linearizable-1", LINEARIZABLE, 1, 1, Target::Leader),
-    timed("get-linearizable-1-follower", LINEARIZABLE, 1, 1, Target::Follower),
-    timed("get-linearizable-1000", LINEARIZABLE, 100, 10, Target::All),
-    timed("get-serializable-1", SERIALIZABLE, 1, 1, Target::Leader),
-    timed("get-serializable-1000", SERIALIZABLE, 100, 10, Target::All),
-    timed("txn-100", Action::Transaction, 100, 1, Target::All),
-    timed("list-1", Action::List, 1, 1, Target::Leader),
-    timed("list-8", Action::List, 8, 1, Target::All),
-    Workload {
-        name: "load",
-        action: Action::Put,
-        connections: 100,
-        streams: 10,
-        target: Target::All,
-        extent: Extent::Keys,
-    },
+pub const WORKLOADS: [Workload; 20] = [
+    timed("put-1", Action::Put, ONE, Target::Leader),
+    timed("put-1-follower", Action::Put, ONE, Target::Follower),
+    timed("put-16", Action::Put, crowd(16, 1), Target::All),
+    timed("put-1000", Action::Put, THOUSAND, Target::All),
+    timed("get-linearizable-1", LINEARIZABLE, ONE, Target::Leader),
+    timed("get-linearizable-1-follower", LINEARIZABLE, ONE, Target::Follower),
+    timed("get-linearizable-1000", LINEARIZABLE, THOUSAND, Target::All),
+    timed("get-serializable-1", SERIALIZABLE, ONE, Target::Leader),
+    timed("get-serializable-1000", SERIALIZABLE, THOUSAND, Target::All),
+    timed("txn-100", Action::Transaction, crowd(100, 1), Target::All),
+    timed("list-1", Action::List, ONE, Target::Leader),
+    timed("list-8", Action::List, crowd(8, 1), Target::All),
+    watch("watch-latency", crowd(10, 10), 1, 100),
+    watch("watch-fanout", THOUSAND, 1, 20),
+    watch("watch-distinct", crowd(100, 100), 10_000, 1_000),
+    streams("watch-catchup", Shape::CatchUp { crowd: THOUSAND }),
+    streams("lease-keepalive", Shape::KeepAlive { crowd: THOUSAND }),
+    calls(
+        "lease-grant",
+        Action::Grant { ttl_s: LONG_TTL_S },
+        THOUSAND,
+        Target::All,
+        Extent::Leases,
+    ),
+    streams("lease-expiry", Shape::Expiry),
+    calls("load", Action::Put, THOUSAND, Target::All, Extent::Keys),
 ];
 
 impl Workload {
@@ -110,7 +167,7 @@ impl Workload {
 
     /// Whether the dataset must be there first.
     pub fn reads_dataset(&self) -> bool {
-        matches!(self.action, Action::Get { .. } | Action::List)
+        matches!(self.shape, Shape::Calls { action: Action::Get { .. } | Action::List, .. })
     }
 }
 
@@ -118,7 +175,8 @@ impl Action {
     /// The method's path.
     pub fn path(self) -> &'static str {
         match self {
-            Self::Put => grpc::PUT,
+            Self::Put | Self::Update { .. } => grpc::PUT,
+            Self::Grant { .. } => grpc::LEASE_GRANT,
             Self::Get { .. } | Self::List => grpc::RANGE,
             Self::Transaction => grpc::TXN,
         }
@@ -128,6 +186,8 @@ impl Action {
 /// One client's requests, one after the other.
 pub enum Caller {
     Put(Keyed),
+    Update { put: Keyed, first: u64, keys: u64 },
+    Grant { ttl_s: i64 },
     Get(Keyed),
     Transaction(Guarded),
     List(Bytes),
@@ -148,6 +208,8 @@ impl Caller {
     pub fn new(action: Action, client: u64) -> Self {
         match action {
             Action::Put => Self::Put(Keyed::put()),
+            Action::Update { first, keys } => Self::Update { put: Keyed::put(), first, keys },
+            Action::Grant { ttl_s } => Self::Grant { ttl_s },
             Action::Get { serializable } => Self::Get(Keyed::get(serializable)),
             Action::Transaction => Self::Transaction(Guarded {
                 transaction: GuardedPut::new(client),
@@ -163,6 +225,8 @@ impl Caller {
     pub fn next(&mut self, number: u64) -> Bytes {
         match self {
             Self::Put(put) => put.with_key(number),
+            Self::Update { put, first, keys } => put.with_key(*first + number % *keys),
+            Self::Grant { ttl_s } => grant(number as i64 + 1, *ttl_s),
             Self::Get(get) => {
                 // A step that shares no factor with the dataset visits every key, neighbours far apart.
                 get.with_key(number.wrapping_mul(7_919) % DATASET_KEYS)
@@ -175,7 +239,11 @@ impl Caller {
     /// Checks an answer as far as its request says what it must be.
     pub fn accept(&mut self, answer: &Answer) -> Result<(), String> {
         match self {
-            Self::Put(_) => revision(&answer.message).map(|_| ()),
+            Self::Put(_) | Self::Update { .. } => revision(&answer.message).map(|_| ()),
+            Self::Grant { .. } => match number_field(&answer.message, 3) {
+                Some(1..) => Ok(()),
+                other => Err(format!("a lease was granted for {other:?} seconds")),
+            },
             Self::Get(_) => match number_field(&answer.message, 4) {
                 Some(1) => Ok(()),
                 other => Err(format!("a get of one key counted {other:?}")),
@@ -309,10 +377,25 @@ mod tests {
     }
 
     #[test]
+    fn watchers_share_their_keys_evenly_and_updates_stay_in_their_range() {
+        for workload in &WORKLOADS {
+            if let Shape::Watch { crowd, keys, .. } = workload.shape {
+                assert_eq!(crowd.clients() % keys, 0, "{}", workload.name);
+            }
+        }
+        let mut update = Caller::new(Action::Update { first: 40, keys: 3 }, 0);
+        for (number, key) in [(0, 40), (2, 42), (3, 40), (u64::MAX, 40)] {
+            assert_eq!(update.next(number), Keyed::put().with_key(key));
+        }
+    }
+
+    #[test]
     fn short_answers_are_refused() {
         let range = RangeResponse { count: 0, ..Default::default() };
         let mut get = Caller::new(LINEARIZABLE, 0);
         get.accept(&answer(range.clone())).expect_err("nothing found");
+        let mut grant = Caller::new(Action::Grant { ttl_s: 5 }, 0);
+        grant.accept(&put_at(10)).expect_err("a lease without time");
         Caller::new(Action::List, 0).accept(&answer(range.clone())).expect_err("an empty listing");
         check_listing(range.encode_to_vec().into()).expect_err("an empty listing");
     }
