@@ -100,6 +100,7 @@ pub(super) enum Method {
     MachineList,
     MachinePut,
     MachinePrepare,
+    MachineShadow,
     MachineActivate,
     MachineRollback,
     ModulePut,
@@ -150,6 +151,7 @@ impl Method {
             "/instar.v1.Machine/List" => Method::MachineList,
             "/instar.v1.Machine/Put" => Method::MachinePut,
             "/instar.v1.Machine/Prepare" => Method::MachinePrepare,
+            "/instar.v1.Machine/Shadow" => Method::MachineShadow,
             "/instar.v1.Machine/Activate" => Method::MachineActivate,
             "/instar.v1.Machine/Rollback" => Method::MachineRollback,
             "/instar.v1.Module/Put" => Method::ModulePut,
@@ -176,6 +178,7 @@ impl Method {
                 | Method::LeaseKeepAlive
                 | Method::Observe
                 | Method::MachinePut
+                | Method::MachineShadow
                 | Method::ModulePut
         )
     }
@@ -378,6 +381,7 @@ pub(super) async fn serve_stream<C: Coordinator>(
                 lease::keep_alive(service, headers, requests, responses).await
             }
             Method::MachinePut => machine::put(service, headers, requests, responses).await,
+            Method::MachineShadow => machine::shadow(service, headers, requests, responses).await,
             Method::ModulePut => module::put(service, headers, requests, responses).await,
             Method::Observe => election::observe(service, headers, requests, responses).await,
             other => Ok(Err(no_such_method(&format!("/{other:?}")))),

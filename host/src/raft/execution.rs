@@ -12,7 +12,8 @@ use super::machine_commands::{self, Circumstances, MachineDigest, name_of};
 use super::module_commands;
 use super::module_execution::ActiveModules;
 use super::types::{Command, Entry};
-use crate::runtime::{self, Applied, Machine, Outcome};
+use crate::metrics::metrics;
+use crate::runtime::{self, Applied, Cost, Machine, Outcome};
 use crate::storage::Overlay;
 
 /// What some entries did.
@@ -68,6 +69,13 @@ impl Applier {
         let revision = mark.revision;
         let applied =
             machine.apply(Overlay::new(view), revision, &commands).map_err(io::Error::other)?;
+        metrics().guest_fuel.inc_by(applied.cost.fuel);
+        for (command, outcome) in commands.iter().zip(&applied.outcomes) {
+            if let (true, Err(rejection)) = (outcome.is_fault, &outcome.response) {
+                let (index, machine) = (command.index, name_of(&machine.digest()));
+                tracing::error!(index, machine, "{}", rejection.message);
+            }
+        }
         Ok(Execution { entries: entries.len(), commands, applied, switch: None, modules: None })
     }
 
@@ -110,7 +118,7 @@ impl Applier {
             true => Some((self.obtain(&slots.active)?, slots)),
             false => None,
         };
-        let applied = Applied { overlay, outcomes: vec![outcome] };
+        let applied = Applied { overlay, outcomes: vec![outcome], cost: Cost::default() };
         let modules = self.modules_after(&applied.overlay)?;
         Ok(Execution { entries: 1, commands, applied, switch, modules })
     }
@@ -137,6 +145,7 @@ impl Applier {
 
     pub(super) fn switch(&mut self, machine: Machine, slots: Slots) {
         if machine.digest() != self.machine.digest() {
+            self.shadows.end("another machine became active: begin again");
             tracing::info!(
                 machine = name_of(&machine.digest()),
                 version = machine.description().version,
@@ -161,6 +170,6 @@ impl Applier {
     }
 }
 
-fn of_host(entry: &Entry) -> Option<&Command> {
+pub(super) fn of_host(entry: &Entry) -> Option<&Command> {
     command_of(entry).filter(|command| command.for_host)
 }

@@ -26,6 +26,8 @@ mod log_store;
 mod log_thread;
 mod machine_commands;
 mod machine_keeper;
+#[cfg(test)]
+mod machine_tests;
 mod membership;
 mod membership_keeper;
 mod module_commands;
@@ -40,6 +42,8 @@ mod progress;
 mod proposer;
 mod read_index;
 mod restored;
+mod shadow;
+mod shadow_comparison;
 mod shard;
 mod snapshot_stream;
 mod state_machine;
@@ -68,6 +72,7 @@ pub use node::{Ended, MoveLeaderError, Node, NodeOptions, StartError};
 pub use observer::Observer;
 pub use progress::{Leadership, Progress};
 pub use restored::{Restored, begin_restored};
+pub use shadow::{Rehearsal, ShadowRefused};
 pub use shard::Shard;
 
 /// Why a request got no answer of the machine.

@@ -1,13 +1,14 @@
 //! Applies committed entries, so that how they are divided into batches does not show.
 
+use std::time::Instant;
+
 use super::{
-    Applied, ApplyError, Budget, CallError, Entry, LocalFailure, Outcome, Rejection, abi,
+    Applied, ApplyError, Budget, CallError, Cost, Entry, LocalFailure, Outcome, Rejection, abi,
     host_state::{HostState, Source, Writable},
     instance::Instance,
     machine::{ApplyExport, Machine},
     outcome::{self, Claim},
 };
-use crate::metrics::metrics;
 use crate::storage::Overlay;
 
 impl Machine {
@@ -26,18 +27,35 @@ impl Machine {
         revision: u64,
         entries: &[Entry],
     ) -> Result<Applied, ApplyError> {
+        self.apply_while(overlay, revision, entries, || true)
+    }
+
+    /// As [`Self::apply`], for as many entries as are begun before `go_on` says no.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`].
+    pub fn apply_while(
+        &self,
+        overlay: Overlay,
+        revision: u64,
+        entries: &[Entry],
+        go_on: impl Fn() -> bool,
+    ) -> Result<Applied, ApplyError> {
+        let started = Instant::now();
         let overlay = Some(Box::new(overlay));
-        let mut batch = Batch { machine: self, overlay, instance: None, revision };
+        let mut batch = Batch { machine: self, overlay, instance: None, revision, fuel: 0 };
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut index = 0;
         let failed = |index, failure| ApplyError { index, failure };
-        for entry in entries {
+        for entry in entries.iter().take_while(|_| go_on()) {
             index = entry.index;
             outcomes.push(batch.entry(entry).map_err(|failure| failed(index, failure))?);
         }
         batch.retire();
         let overlay = batch.overlay.ok_or(LocalFailure::Broken).map_err(|it| failed(index, it))?;
-        Ok(Applied { overlay: *overlay, outcomes })
+        let cost = Cost { fuel: batch.fuel, time: started.elapsed() };
+        Ok(Applied { overlay: *overlay, outcomes, cost })
     }
 }
 
@@ -48,6 +66,8 @@ struct Batch<'a> {
     overlay: Option<Box<Overlay>>,
     instance: Option<(Instance, ApplyExport)>,
     revision: u64,
+    /// What its instances have used.
+    fuel: u64,
 }
 
 impl Batch<'_> {
@@ -72,10 +92,6 @@ impl Batch<'_> {
             Ok(outcome) => Ok(outcome),
             Err(CallError::Local(failure)) => Err(failure),
             Err(CallError::Fault(fault)) => {
-                tracing::error!(
-                    index = entry.index,
-                    "the state machine failed on an entry: {fault}"
-                );
                 let revision = self.revision;
                 let overlay = self.overlay()?;
                 overlay.discard_entry();
@@ -116,7 +132,7 @@ impl Batch<'_> {
     /// Throws the present instance away, if there is one, and takes the overlay back.
     fn retire(&mut self) {
         if let Some((instance, _)) = self.instance.take() {
-            metrics().guest_fuel.inc_by(instance.fuel_used());
+            self.fuel += instance.fuel_used();
             self.overlay = instance.into_state().into_overlay();
         }
     }

@@ -3,14 +3,14 @@
 //! Never for serving: a panic of the machine ends the process, nothing bounds what it computes, and whatever component
 //! is loaded, it is the linked machine that runs. Writes, outcomes and digests are those of the component.
 
-use std::{cell::RefCell, ops::ControlFlow, path::PathBuf, sync::Arc};
+use std::{cell::RefCell, ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use guest_kv::tables::Table;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Admission, Answer, Applied, ApplyError, Commit, Description, Entry, LocalFailure, Module,
+    Admission, Answer, Applied, ApplyError, Commit, Cost, Description, Entry, LocalFailure, Module,
     Outcome, QueryError, Rejection, Route, RuntimeError, UpkeepError, fuel::Budgets,
     imports::put_varint, outcome,
 };
@@ -80,19 +80,31 @@ impl Machine {
 
     pub fn apply(
         &self,
+        overlay: Overlay,
+        revision: u64,
+        entries: &[Entry],
+    ) -> Result<Applied, ApplyError> {
+        self.apply_while(overlay, revision, entries, || true)
+    }
+
+    pub fn apply_while(
+        &self,
         mut overlay: Overlay,
         mut revision: u64,
         entries: &[Entry],
+        go_on: impl Fn() -> bool,
     ) -> Result<Applied, ApplyError> {
+        let started = Instant::now();
         let mut outcomes = Vec::with_capacity(entries.len());
-        for entry in entries {
+        for entry in entries.iter().take_while(|_| go_on()) {
             let outcome = self
                 .apply_entry(&mut overlay, revision, entry)
                 .map_err(|failure| ApplyError { index: entry.index, failure })?;
             revision = outcome.revision;
             outcomes.push(outcome);
         }
-        Ok(Applied { overlay, outcomes })
+        let cost = Cost { fuel: 0, time: started.elapsed() };
+        Ok(Applied { overlay, outcomes, cost })
     }
 
     fn apply_entry(

@@ -1,5 +1,7 @@
 //! What goes into a machine and what comes out, in the host's own types.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::storage::{Overlay, TableId, TableSpec};
@@ -62,6 +64,14 @@ pub struct Applied {
     pub overlay: Overlay,
     /// One an entry, in order.
     pub outcomes: Vec<Outcome>,
+    pub cost: Cost,
+}
+
+/// What a machine used to apply a batch. No answer depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    pub fuel: u64,
+    pub time: Duration,
 }
 
 /// How a request is to be served.
