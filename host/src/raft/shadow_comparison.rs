@@ -14,6 +14,8 @@ use crate::storage::{TableId, Tables, View, Writes};
 /// What a batch's comparison found.
 #[derive(Default)]
 pub struct Found {
+    /// So many entries were compared, from the first on.
+    pub compared: usize,
     /// Entries whose response, revision or events differ.
     pub entries: u64,
     /// Whether the batch left other rows.
@@ -28,6 +30,7 @@ pub fn compare(machine: &Description, batch: &ShadowBatch, applied: Applied) -> 
     let mut is_equal = true;
     let sides = batch.outcomes.iter().zip(&applied.outcomes);
     for (entry, (active, shadow)) in batch.commands.iter().zip(sides) {
+        found.compared += 1;
         // The digest is of all that an entry did; most entries are done with here.
         if active.digest == shadow.digest {
             continue;
@@ -44,6 +47,10 @@ pub fn compare(machine: &Description, batch: &ShadowBatch, applied: Applied) -> 
                 shadow,
                 command: cut(entry.command.escape_ascii().to_string()),
             });
+        }
+        // What follows in the batch was applied to another state.
+        if active.revision != shadow.revision || active.events != shadow.events {
+            break;
         }
     }
     if is_equal {

@@ -51,6 +51,12 @@ fn twin() -> Vec<u8> {
     component
 }
 
+/// In memory where that is possible: nothing here loses power, and a disk would take most of the time.
+fn scratch() -> tempfile::TempDir {
+    let memory = tempfile::tempdir_in("/dev/shm");
+    memory.or_else(|_| tempfile::tempdir()).expect("a directory")
+}
+
 fn machines(cache: &Path) -> Arc<Machines> {
     let runtime = Runtime::with_budgets(Some(cache.to_owned()), SMALL).expect("an engine");
     let machine = runtime.load(BUILT_IN).expect("the built-in machine loads");
@@ -93,7 +99,7 @@ struct Replica {
 
 impl Replica {
     fn new(id: u64, machines: Arc<Machines>) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = scratch();
         let mut replica = Self { id, directory, machines, answers: Arc::default(), running: None };
         replica.start();
         replica.persist();
