@@ -4,9 +4,20 @@
 
 use crate::tables::{Answer, Table, Tables, Visit};
 
-mod bindings {
-    #![allow(clippy::all, reason = "generated code")]
-    wit_bindgen::generate!({ path: "../wit", world: "machine" });
+pub mod bindings {
+    #![allow(clippy::all, missing_debug_implementations, reason = "generated code")]
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "machine",
+        pub_export_macro: true,
+        runtime_path: "guest_kv::component::runtime",
+        default_bindings_module: "guest_kv::component::bindings",
+    });
+}
+
+/// What the generated glue calls, under the path that it looks for.
+pub mod runtime {
+    pub use wit_bindgen::rt::*;
 }
 
 use bindings as wit;
@@ -103,7 +114,9 @@ impl Answer for HostAnswer {
     }
 }
 
-struct Machine;
+/// The contract's exports.
+#[derive(Debug)]
+pub struct Machine;
 
 /// Makes a panic's message reach the operators: the trap itself does not carry it.
 fn report_panics() {
@@ -200,6 +213,7 @@ fn progress(progress: crate::Progress) -> wit::Progress {
     }
 }
 
+#[cfg(feature = "component")]
 mod export {
     #![allow(clippy::all, reason = "generated code")]
     use super::{Machine, bindings};

@@ -43,7 +43,9 @@ mod wire;
 mod write;
 
 #[cfg(target_arch = "wasm32")]
-mod component;
+extern crate self as guest_kv;
+#[cfg(target_arch = "wasm32")]
+pub mod component;
 #[cfg(any(test, feature = "model"))]
 pub mod memory;
 #[cfg(feature = "model")]

@@ -87,6 +87,10 @@ pub const MACHINE_INSTANCES: u32 = 128;
 pub const REHEARSAL_ROWS: usize = 200_000;
 /// Calls that a reader's instance serves before it is made anew.
 pub const READER_CALLS: u32 = 10_000;
+/// How long compiling a component may take that came by the network; one that takes longer is refused.
+pub const COMPILE_TIME: Duration = Duration::from_secs(30);
+/// Components that wait to be compiled; further ones are refused.
+pub const COMPILATIONS: usize = 8;
 /// Lines that one call of a machine may log; further ones are dropped.
 pub const LOG_LINES_PER_CALL: u32 = 16;
 /// A logged line, in bytes; the rest is cut off.
@@ -144,6 +148,20 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 pub const SNAPSHOT_CHUNKS: usize = 8;
 /// How many entries a new voter may lack when it gets its vote; what it lacks then, the leader sends at once.
 pub const VOTER_LAG_ENTRIES: u64 = 1_024;
+/// Batches that wait to be applied by a machine that is rehearsed; further ones are skipped, and counted.
+pub const SHADOW_BATCHES: usize = 256;
+/// What these hold: commands, answers and rows, in bytes.
+pub const SHADOW_QUEUE_BYTES: usize = 64 << 20;
+/// Differences of a rehearsal that are reported in full; all are counted.
+pub const SHADOW_DIFFERENCES: usize = 10;
+/// One side of such a difference, in bytes; the rest is cut off.
+pub const SHADOW_DIFFERENCE_BYTES: usize = 4 << 10;
+/// How long a rehearsal may go on.
+pub const SHADOW_DURATION: Duration = Duration::from_secs(60 * 60);
+/// How long a shadowed machine may take, after that, for what waits for it.
+pub const SHADOW_DRAIN: Duration = Duration::from_secs(10);
+/// Reports of a rehearsal that wait for its client to read.
+pub const SHADOW_REPORTS: usize = 4;
 /// How long a snapshot may take to reach a member; a silent connection is noticed much earlier.
 pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::instar::v1 as pb;
 
-use super::{ask, connect};
+use super::{ask, connect, connect_to_stay};
+use crate::client::Client;
 use crate::command_line::Invocation;
 use crate::failure::Failure;
-use crate::output::{Answer, Format, line};
+use crate::output::{Answer, Format, Output, line, shadow};
 
 /// What one message of a component carries.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -62,10 +63,57 @@ pub(super) fn pieces(component: &Bytes) -> impl Iterator<Item = Bytes> {
 
 pub async fn prepare(mut invocation: Invocation) -> Result<(), Failure> {
     let digest = digest(&invocation, "prepare")?;
-    let (client, output) = connect(&mut invocation).await?;
-    let request = pb::PrepareRequest { digest };
-    let machines = ask!(client, Never, machine.prepare(request))?;
-    output.print(&Answer::Machines(machines))
+    let shadow = invocation.duration("shadow");
+    if shadow.is_zero() {
+        let (client, output) = connect(&mut invocation).await?;
+        let request = pb::PrepareRequest { digest };
+        let machines = ask!(client, Never, machine.prepare(request))?;
+        return output.print(&Answer::Machines(machines));
+    }
+    let (client, output) = connect_to_stay(&mut invocation).await?;
+    let request = pb::PrepareRequest { digest: digest.clone() };
+    ask!(client, Never, machine.prepare(request))?;
+    rehearse(&client, &output, digest, shadow).await
+}
+
+/// Has the member run the machine beside the active one, and says what came of it.
+async fn rehearse(
+    client: &Client,
+    output: &Output,
+    digest: Bytes,
+    time: Duration,
+) -> Result<(), Failure> {
+    let name = name_of(&digest);
+    let request = pb::ShadowRequest { digest, duration_ms: time.as_millis() as u64 };
+    let mut reports = ask!(client, Never, machine.shadow(request))?;
+    let report = loop {
+        let report = reports.message().await?.ok_or_else(|| {
+            Failure::error("the member has ended the rehearsal without a report: begin again")
+        })?;
+        if report.finished {
+            break report;
+        }
+        if output.format == Format::Simple {
+            eprintln!("{}", shadow::progress(&report));
+        }
+    };
+    output.print(&Answer::Shadow(report.clone()))?;
+    if !report.aborted.is_empty() {
+        return Err(Failure::error(format!("the rehearsal was not completed: {}", report.aborted)));
+    }
+    if !shadow::is_equal(&report) {
+        let message = format!("{name} does not do what the active machine does");
+        let hint = "activate it only if the differences are what you want of it";
+        return Err(Failure::error(message).with_hint(hint));
+    }
+    if output.format == Format::Simple {
+        line(match report.entries {
+            0 => "Nothing was written meanwhile, so nothing was compared: try again under load."
+                .into(),
+            _ => format!("Next: instarctl machine activate {name}"),
+        })?;
+    }
+    Ok(())
 }
 
 pub async fn activate(mut invocation: Invocation) -> Result<(), Failure> {

@@ -394,6 +394,7 @@ fn auth(answer: &Answer) -> Option<String> {
 fn other(answer: &Answer) -> String {
     let object = match answer {
         Answer::Machines(machines) => return super::machines::json(machines),
+        Answer::Shadow(report) => return super::shadow::json(report),
         Answer::Modules(modules) => return super::modules::json(modules),
         Answer::MoveLeader { response, .. } => Object::headed(&response.header),
         Answer::Downgrade { response, .. } => {

@@ -5,6 +5,7 @@ mod json;
 mod machines;
 mod modules;
 mod protobuf;
+pub mod shadow;
 mod simple;
 mod table;
 
@@ -12,7 +13,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use proto::etcdserverpb as pb;
-use proto::instar::v1::{Machines, Modules};
+use proto::instar::v1::{Machines, Modules, ShadowReport};
 
 pub use json::string as json_string;
 
@@ -136,6 +137,7 @@ pub enum Answer {
     },
     Alarm(pb::AlarmResponse),
     Machines(Machines),
+    Shadow(ShadowReport),
     Modules(Modules),
     RoleAdd {
         role: String,

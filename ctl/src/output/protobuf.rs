@@ -25,6 +25,7 @@ pub fn render(answer: &Answer) -> Result<Vec<u8>, Failure> {
         Answer::MemberPromote { response, .. } => response.encode_to_vec(),
         Answer::MemberList(response) => response.encode_to_vec(),
         Answer::Machines(machines) => machines.encode_to_vec(),
+        Answer::Shadow(report) => report.encode_to_vec(),
         Answer::Modules(modules) => modules.encode_to_vec(),
         Answer::MoveLeader { response, .. } => response.encode_to_vec(),
         Answer::Downgrade { response, .. } => response.encode_to_vec(),

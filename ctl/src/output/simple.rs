@@ -154,6 +154,7 @@ fn sentence(answer: &Answer) -> String {
             format!("found {} leases{}", response.leases.len(), ids.collect::<String>())
         }
         Answer::Machines(machines) => super::machines::text(machines),
+        Answer::Shadow(report) => super::shadow::text(report),
         Answer::Modules(modules) => super::modules::text(modules),
         Answer::MoveLeader { from, to, .. } => {
             format!("Leadership transferred from {from:x} to {to:x}")

@@ -67,8 +67,18 @@ const MACHINE: Command =
                 .run(|invocation| Box::pin(machine::list(invocation))),
             Command::new("put", "<file>", "Brings a component into the cluster")
                 .run(|invocation| Box::pin(machine::put(invocation))),
-            Command::new("prepare", "<digest>", "Waits until every voter can run a machine")
-                .run(|invocation| Box::pin(machine::prepare(invocation))),
+            Command::new(
+                "prepare",
+                "<digest> [options]",
+                "Waits until every voter can run a machine",
+            )
+            .flags(&[flag(
+                "shadow",
+                Kind::Duration,
+                "0s",
+                "then run it beside the active one for so long, on one member, and compare",
+            )])
+            .run(|invocation| Box::pin(machine::prepare(invocation))),
             Command::new("activate", "<digest> [options]", "Runs another machine from now on")
                 .flags(&[EXPECT])
                 .run(|invocation| Box::pin(machine::activate(invocation))),

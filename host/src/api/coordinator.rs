@@ -5,7 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::instar::v1::{CallModuleRequest, CallModuleResponse, Machines, Modules};
+use proto::instar::v1::{
+    CallModuleRequest, CallModuleResponse, Machines, Modules, ShadowReport, ShadowRequest,
+};
+use tokio::sync::mpsc;
 
 use crate::raft::{ChangeRefused, MembershipChange};
 use crate::runtime::{Admission, Journal, Rejection};
@@ -93,6 +96,14 @@ pub trait Coordinator: Send + Sync + 'static {
         &self,
         request: MachineRequest,
     ) -> impl Future<Output = Result<Machines, RequestError>> + Send;
+
+    /// Rehearses a machine. It ends when nobody takes its reports any more.
+    fn shadow(
+        &self,
+        _request: ShadowRequest,
+    ) -> impl Future<Output = Result<mpsc::Receiver<ShadowReport>, RequestError>> + Send {
+        std::future::ready(Err(RequestError::Unavailable("there is no rehearsal".to_owned())))
+    }
 
     /// What is asked of modules, but calls.
     fn module(

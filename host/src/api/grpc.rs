@@ -100,6 +100,7 @@ pub(super) enum Method {
     MachineList,
     MachinePut,
     MachinePrepare,
+    MachineShadow,
     MachineActivate,
     MachineRollback,
     MachineFinalise,
@@ -153,6 +154,7 @@ impl Method {
             "/instar.v1.Machine/List" => Method::MachineList,
             "/instar.v1.Machine/Put" => Method::MachinePut,
             "/instar.v1.Machine/Prepare" => Method::MachinePrepare,
+            "/instar.v1.Machine/Shadow" => Method::MachineShadow,
             "/instar.v1.Machine/Activate" => Method::MachineActivate,
             "/instar.v1.Machine/Rollback" => Method::MachineRollback,
             "/instar.v1.Machine/Finalise" => Method::MachineFinalise,
@@ -182,6 +184,7 @@ impl Method {
                 | Method::LeaseKeepAlive
                 | Method::Observe
                 | Method::MachinePut
+                | Method::MachineShadow
                 | Method::ModulePut
                 | Method::ModuleLogs
         )
@@ -385,6 +388,7 @@ pub(super) async fn serve_stream<C: Coordinator>(
                 lease::keep_alive(service, headers, requests, responses).await
             }
             Method::MachinePut => machine::put(service, headers, requests, responses).await,
+            Method::MachineShadow => machine::shadow(service, headers, requests, responses).await,
             Method::ModulePut => module::put(service, headers, requests, responses).await,
             Method::ModuleLogs => module::logs(service, headers, requests, responses).await,
             Method::Observe => election::observe(service, headers, requests, responses).await,

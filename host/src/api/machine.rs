@@ -10,6 +10,7 @@ use super::call::Gone;
 use super::coordinator::{Coordinator, MachineRequest};
 use super::grpc::{Method, Service, check_metadata};
 use super::kv::{decode, decode_streamed};
+use super::services::only_request;
 use super::status::{Code, Status};
 use super::streams::{Requests, Responses};
 use super::wire::Frame;
@@ -77,6 +78,36 @@ pub(super) async fn put<C: Coordinator>(
     let response = pb::PutResponse { digest, machines: Some(machines) };
     responses.send(Frame::plain(response.encode_to_vec().into())).await?;
     Ok(Ok(()))
+}
+
+/// Machine.Shadow: how a rehearsal stands, again and again, and at last how it went. It ends with the call.
+pub(super) async fn shadow<C: Coordinator>(
+    service: &Service<C>,
+    headers: &HeaderMap,
+    requests: &mut Requests<'_>,
+    responses: &mut Responses<'_>,
+) -> Result<Result<(), Status>, Gone> {
+    let checked = only_request::<pb::ShadowRequest>(requests).await.and_then(|request| {
+        check_metadata(service.coordinator.standing(), headers, false)?;
+        check_right(service).map(|()| request)
+    });
+    let request = match checked {
+        Ok(request) => request,
+        Err(status) => return Ok(Err(status)),
+    };
+    let mut reports = match service.coordinator.shadow(request).await {
+        Ok(reports) => reports,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    loop {
+        tokio::select! {
+            report = reports.recv(), if responses.has_room() => match report {
+                Some(report) => responses.push(Frame::plain(report.encode_to_vec().into())),
+                None => return Ok(Ok(())),
+            },
+            driven = responses.drive() => driven?,
+        }
+    }
 }
 
 /// A component as it comes in, piece by piece, from someone who may bring one.

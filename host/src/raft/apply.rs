@@ -32,6 +32,7 @@ use super::membership::AppliedMembership;
 use super::module_execution::ActiveModules;
 use super::observer::Observer;
 use super::progress::{Expelled, Progress};
+use super::shadow::Shadows;
 use super::shard::Shards;
 use super::types::{Command, Entry, Origin, StoredMembership};
 use crate::limits;
@@ -142,6 +143,7 @@ pub struct Applier {
     pub durable_applied_index: Arc<AtomicU64>,
     pub observers: Vec<Arc<dyn Observer>>,
     pub digests: Arc<Digests>,
+    pub shadows: Arc<Shadows>,
     /// The last entry that was passed over, because this member is out of service.
     pub passed_over_index: u64,
 }
@@ -206,7 +208,7 @@ impl Applier {
         }
     }
 
-    fn apply(&mut self, mut entries: Vec<Entry>) -> io::Result<()> {
+    pub(super) fn apply(&mut self, mut entries: Vec<Entry>) -> io::Result<()> {
         if self.progress.is_quarantined() {
             self.pass_over(&entries);
             return Ok(());
@@ -237,7 +239,7 @@ impl Applier {
     /// Makes part of the state what these entries, all of them, did.
     fn commit(&mut self, entries: &[Entry], execution: Execution) -> io::Result<()> {
         let Execution { commands, applied, switch, modules, .. } = execution;
-        let Applied { overlay, outcomes, spent } = applied;
+        let Applied { overlay, outcomes, spent, cost } = applied;
         let view = self.state.view();
         let mut mark = view.mark().clone();
         let keys = view.table_named(feed::KEYS);
@@ -256,8 +258,10 @@ impl Applier {
         let applied_index = mark.applied.map_or(0, |applied| applied.index);
         let (time_ms, revision) = (mark.time_ms, mark.revision);
         let events = self.feed.collect(&overlay, keys, &outcomes);
+        let writes = overlay.into_writes();
+        self.show(entries, &commands, (&outcomes, &writes), cost);
         let timer = metrics().state_commit_seconds.start_timer();
-        self.state.commit(overlay.into_writes(), mark).map_err(io::Error::other)?;
+        self.state.commit(writes, mark).map_err(io::Error::other)?;
         timer.observe_duration();
         if let Some((machine, slots)) = switch {
             self.switch(machine, slots);
@@ -356,7 +360,7 @@ impl Applier {
         Ok(())
     }
 
-    fn install(&mut self, path: &Path) -> io::Result<()> {
+    pub(super) fn install(&mut self, path: &Path) -> io::Result<()> {
         self.state.install_snapshot(path).map_err(io::Error::other)?;
         self.follow_slots()?;
         rebuild(&self.machine, &mut self.state).map_err(io::Error::other)?;

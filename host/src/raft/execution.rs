@@ -13,7 +13,8 @@ use super::module_commands;
 use super::module_execution::ActiveModules;
 use super::types::{Command, Entry};
 use super::{migration, schema};
-use crate::runtime::{self, Applied, Machine, Outcome, Spent};
+use crate::metrics::metrics;
+use crate::runtime::{self, Applied, Cost, Machine, Outcome, Spent};
 use crate::storage::Overlay;
 
 /// What some entries did.
@@ -72,6 +73,13 @@ impl Applier {
         let revision = mark.revision;
         let applied =
             machine.apply(Overlay::new(view), revision, &commands).map_err(io::Error::other)?;
+        metrics().guest_fuel.inc_by(applied.cost.fuel);
+        for (command, outcome) in commands.iter().zip(&applied.outcomes) {
+            if let (true, Err(rejection)) = (outcome.is_fault, &outcome.response) {
+                let (index, machine) = (command.index, name_of(&machine.digest()));
+                tracing::error!(index, machine, "{}", rejection.message);
+            }
+        }
         Ok(Execution { entries: entries.len(), commands, applied, switch: None, modules: None })
     }
 
@@ -116,7 +124,8 @@ impl Applier {
             true => Some((self.obtain(&slots.active, &slots)?, slots)),
             false => None,
         };
-        let applied = Applied { overlay, outcomes: vec![outcome], spent: Spent::default() };
+        let (spent, cost) = (Spent::default(), Cost::default());
+        let applied = Applied { overlay, outcomes: vec![outcome], spent, cost };
         let modules = self.modules_after(&applied.overlay)?;
         Ok(Execution { entries: 1, commands, applied, switch, modules })
     }
@@ -143,6 +152,7 @@ impl Applier {
 
     pub(super) fn switch(&mut self, machine: Machine, slots: Slots) {
         if machine.digest() != self.machine.digest() {
+            self.shadows.end("another machine became active: begin again");
             tracing::info!(
                 machine = name_of(&machine.digest()),
                 version = machine.description().version,
@@ -173,6 +183,6 @@ pub(super) fn under(slots: &Slots, machine: &Machine) -> Machine {
     machine.with_locked(schema::locked(slots, machine.description()))
 }
 
-fn of_host(entry: &Entry) -> Option<&Command> {
+pub(super) fn of_host(entry: &Entry) -> Option<&Command> {
     command_of(entry).filter(|command| command.for_host)
 }

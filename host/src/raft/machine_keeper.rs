@@ -35,11 +35,12 @@ impl MachineKeeper {
     pub async fn run(self) {
         let mut found: BTreeMap<MachineDigest, pb::Ready> = BTreeMap::new();
         loop {
+            // What is applied while it looks is looked at again.
+            let applied_index = self.progress.applied_index();
             if let Err(error) = self.look(&mut found).await {
                 self.progress.fail(error.to_string());
                 return;
             }
-            let applied_index = self.progress.applied_index();
             tokio::time::sleep(INTERVAL).await;
             self.progress.wait_applied(applied_index + 1).await;
         }

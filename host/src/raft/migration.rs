@@ -21,7 +21,7 @@ use super::machine_keeper::MachineKeeper;
 use super::schema;
 use super::shard::Shard;
 use super::types::{Command, Entry};
-use crate::runtime::{Applied, CallError, Machine, Outcome, Spent, UpkeepError};
+use crate::runtime::{Applied, CallError, Cost, Machine, Outcome, Spent, UpkeepError};
 use crate::storage::{Overlay, StorageError, Views};
 
 /// How long a rehearsal may go on. Its view is held meanwhile, and with it what is overwritten.
@@ -43,6 +43,7 @@ impl Applier {
     ) -> io::Result<Execution> {
         let view = self.state.view();
         let (time_ms, revision) = (view.mark().time_ms, view.mark().revision);
+        let (spent, cost) = (Spent::default(), Cost::default());
         let commands = commands_of(std::slice::from_ref(entry), time_ms);
         let due = self.slots.migration.as_ref();
         let due = due.filter(|_| schema::next_step(&self.slots).as_ref() == Some(step));
@@ -51,7 +52,7 @@ impl Applier {
             let mut overlay = Overlay::new(view);
             let refused = Err(refuse(FAILED_PRECONDITION, message));
             let outcomes = vec![Outcome::of_host(refused, &mut overlay, revision)];
-            let applied = Applied { overlay, outcomes, spent: Spent::default() };
+            let applied = Applied { overlay, outcomes, spent, cost };
             return Ok(Execution { entries: 1, commands, applied, switch: None, modules: None });
         };
         let (mut overlay, migrated) = self
@@ -63,7 +64,7 @@ impl Applier {
         write_slots(&mut overlay, &slots).map_err(io::Error::other)?;
         let mut outcome = Outcome::of_host(Ok(Bytes::new()), &mut overlay, revision);
         outcome.task_pending = schema::next_step(&slots).is_some();
-        let applied = Applied { overlay, outcomes: vec![outcome], spent: Spent::default() };
+        let applied = Applied { overlay, outcomes: vec![outcome], spent, cost };
         let switch = Some((self.machine.clone(), slots));
         Ok(Execution { entries: 1, commands, applied, switch, modules: None })
     }

@@ -26,6 +26,8 @@ mod log_store;
 mod log_thread;
 mod machine_commands;
 mod machine_keeper;
+#[cfg(test)]
+mod machine_tests;
 mod membership;
 mod membership_keeper;
 mod migration;
@@ -42,6 +44,8 @@ mod proposer;
 mod read_index;
 mod restored;
 mod schema;
+mod shadow;
+mod shadow_comparison;
 mod shard;
 mod snapshot_stream;
 mod state_machine;
@@ -71,6 +75,7 @@ pub use observer::Observer;
 pub use progress::{Leadership, Progress};
 pub use restored::{Restored, begin_restored};
 pub use schema::check_successor;
+pub use shadow::{Rehearsal, ShadowRefused};
 pub use shard::Shard;
 
 /// Why a request got no answer of the machine.

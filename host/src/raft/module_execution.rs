@@ -26,7 +26,7 @@ use super::module_requests::{self, Effects, MachineKeys, effects, too_many, touc
 use super::types::{Command, Entry};
 use crate::limits;
 use crate::runtime::{
-    Access, Applied, CallError, Fault, KeyValue, Keys, Machines, Module, Moment, Operation,
+    Access, Applied, CallError, Cost, Fault, KeyValue, Keys, Machines, Module, Moment, Operation,
     Outcome, Rejection, Spent, TouchedKey, Written,
 };
 use crate::storage::{Overlay, Tables};
@@ -385,7 +385,8 @@ impl<'a> Turn<'a> {
         let outcome = Outcome::of_host(response, &mut overlay, self.moment.revision);
         let entry = std::slice::from_ref(self.entry);
         let commands = commands_of(entry, self.applier.state.view().mark().time_ms);
-        let applied = Applied { overlay, outcomes: vec![outcome], spent: Spent::default() };
+        let (spent, cost) = (Spent::default(), Cost::default());
+        let applied = Applied { overlay, outcomes: vec![outcome], spent, cost };
         Ok(Execution { entries: 1, commands, applied, switch: None, modules: None })
     }
 

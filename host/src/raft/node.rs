@@ -24,6 +24,7 @@ use super::membership_keeper::{Attempt, ChangeError, MembershipKeeper};
 use super::network::{OwnIdentity, Peers};
 use super::observer::Observer;
 use super::progress::{Expelled, Progress};
+use super::shadow::Shadows;
 use super::shard::{Shard, Shards};
 use super::state_machine::StateMachine;
 use super::types::{Member, Raft};
@@ -127,6 +128,8 @@ pub struct Node {
     pub(super) defragmenting: tokio::sync::Mutex<()>,
     /// The events of what is applied.
     pub feed: Arc<EventFeed>,
+    /// Where machines are rehearsed.
+    pub shadows: Arc<Shadows>,
     shards: Arc<Shards>,
     /// For what this member asks of itself; its runtime is raft's.
     pub(super) own_shard: Arc<Shard>,
@@ -171,6 +174,7 @@ impl Node {
             snapshot_directory: options.snapshot_directory.clone(),
             defragmenting: tokio::sync::Mutex::new(()),
             feed: wiring.feed.clone(),
+            shadows: wiring.shadows.clone(),
             shards: wiring.shards.clone(),
             own_shard: wiring.shards.own(),
             published: Notify::new(),

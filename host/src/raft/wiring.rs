@@ -33,6 +33,7 @@ use super::peer_service::{self, PeerService};
 use super::progress::Progress;
 use super::proposer::{Proposal, Proposer};
 use super::read_index::{ReadIndex, ReadRound};
+use super::shadow::Shadows;
 use super::shard::{ShardLinks, Shards};
 use super::state_machine::{StateMachine, applied_state};
 use super::types::{self, Member, MemberAttributes, Raft};
@@ -47,6 +48,7 @@ pub struct Wiring {
     pub peers: Arc<Peers>,
     pub digests: Arc<Digests>,
     pub feed: Arc<EventFeed>,
+    pub shadows: Arc<Shadows>,
     pub lease_rounds: mpsc::Sender<LeaseRound>,
     peer_lease_rounds: mpsc::Sender<PeerLeaseRound>,
     clock: Arc<ReplicatedClock>,
@@ -101,6 +103,7 @@ impl Wiring {
             peers: Arc::new(peers),
             digests: Arc::new(digests),
             feed: Arc::new(EventFeed::new(view.mark().revision, options.shards)),
+            shadows: Arc::default(),
             lease_rounds: lease_sender,
             peer_lease_rounds: peer_lease_sender,
             clock: Arc::new(ReplicatedClock::starting_at(view.mark().time_ms)),
@@ -161,6 +164,7 @@ impl Wiring {
             durable_applied_index: self.durable_applied_index.clone(),
             observers,
             digests: self.digests.clone(),
+            shadows: self.shadows.clone(),
             passed_over_index: 0,
         })
     }

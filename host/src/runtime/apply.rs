@@ -1,13 +1,14 @@
 //! Applies committed entries, so that how they are divided into batches does not show.
 
+use std::time::Instant;
+
 use super::{
-    Applied, ApplyError, Budget, CallError, Entry, LocalFailure, Outcome, Rejection, abi,
+    Applied, ApplyError, Budget, CallError, Cost, Entry, LocalFailure, Outcome, Rejection, abi,
     host_state::{HostState, Source, Writable},
     instance::Instance,
     machine::{ApplyExport, Machine},
     outcome::{self, Claim},
 };
-use crate::metrics::metrics;
 use crate::storage::Overlay;
 
 impl Machine {
@@ -26,18 +27,35 @@ impl Machine {
         revision: u64,
         entries: &[Entry],
     ) -> Result<Applied, ApplyError> {
+        self.apply_while(overlay, revision, entries, || true)
+    }
+
+    /// As [`Self::apply`], for as many entries as are begun before `go_on` says no.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`].
+    pub fn apply_while(
+        &self,
+        overlay: Overlay,
+        revision: u64,
+        entries: &[Entry],
+        go_on: impl Fn() -> bool,
+    ) -> Result<Applied, ApplyError> {
+        let started = Instant::now();
         let overlay = Some(Box::new(overlay));
-        let mut batch = Batch { machine: self, overlay, instance: None, revision };
+        let mut batch = Batch { machine: self, overlay, instance: None, revision, fuel: 0 };
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut index = 0;
         let failed = |index, failure| ApplyError { index, failure };
-        for entry in entries {
+        for entry in entries.iter().take_while(|_| go_on()) {
             index = entry.index;
             outcomes.push(batch.entry(entry).map_err(|failure| failed(index, failure))?);
         }
+        let cost = Cost { fuel: batch.fuel_used(), time: started.elapsed() };
         let (overlay, spent) = batch.finish();
         let overlay = overlay.ok_or(LocalFailure::Broken).map_err(|it| failed(index, it))?;
-        Ok(Applied { overlay: *overlay, outcomes, spent })
+        Ok(Applied { overlay: *overlay, outcomes, spent, cost })
     }
 }
 
@@ -55,6 +73,8 @@ struct Batch<'a> {
     overlay: Option<Box<Overlay>>,
     instance: Option<(Instance, ApplyExport)>,
     revision: u64,
+    /// What its instances have used.
+    fuel: u64,
 }
 
 impl Batch<'_> {
@@ -79,10 +99,6 @@ impl Batch<'_> {
             Ok(outcome) => Ok(outcome),
             Err(CallError::Local(failure)) => Err(failure),
             Err(CallError::Fault(fault)) => {
-                tracing::error!(
-                    index = entry.index,
-                    "the state machine failed on an entry: {fault}"
-                );
                 let revision = self.revision;
                 let overlay = self.overlay()?;
                 overlay.discard_entry();
@@ -120,10 +136,14 @@ impl Batch<'_> {
         Ok(outcome::accept(returned.into(), overlay, self.revision, kind)?)
     }
 
+    fn fuel_used(&self) -> u64 {
+        self.fuel + self.instance.as_ref().map_or(0, |(instance, _)| instance.fuel_used())
+    }
+
     /// Throws the present instance away, if there is one, and takes the overlay back.
     fn retire(&mut self) {
         if let Some((instance, _)) = self.instance.take() {
-            metrics().guest_fuel.inc_by(instance.fuel_used());
+            self.fuel += instance.fuel_used();
             self.overlay = instance.into_state().into_overlay();
         }
     }
@@ -133,7 +153,6 @@ impl Batch<'_> {
         let Some((mut instance, _)) = self.instance.take() else {
             return (self.overlay, Spent::default());
         };
-        metrics().guest_fuel.inc_by(instance.fuel_used());
         let overlay = instance.state().yield_overlay();
         (overlay, Spent { _instance: Some(Box::new(instance)) })
     }

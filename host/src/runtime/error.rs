@@ -93,6 +93,10 @@ pub enum RuntimeError {
         crate::limits::COMPONENT_BYTES
     )]
     TooLarge { bytes: usize },
+    #[error(
+        "compiling the component, and those before it, takes more than the {seconds} s that are allowed: make it smaller, or put it again later"
+    )]
+    CompileTime { seconds: u64 },
     #[error("this is no component that this host can run: {0}")]
     Invalid(String),
     #[error(

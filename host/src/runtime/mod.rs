@@ -14,6 +14,7 @@
 mod abi;
 mod apply;
 mod cache;
+mod compiler;
 mod component;
 mod engine;
 mod error;
@@ -52,7 +53,7 @@ pub use native::{Machine, Reader, Runtime};
 #[cfg(not(feature = "native-guest"))]
 pub use reader::Reader;
 pub use types::{
-    Admission, Answer, Applied, Description, Entry, Outcome, Rejection, Route, RowRef,
+    Admission, Answer, Applied, Cost, Description, Entry, Outcome, Rejection, Route, RowRef,
 };
 pub use upkeep::{Commit, Migrated, Rehearsal};
 

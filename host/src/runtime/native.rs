@@ -3,16 +3,22 @@
 //! Never for serving: a panic of the machine ends the process, nothing bounds what it computes, and whatever component
 //! is loaded, it is the linked machine that runs. Writes, outcomes and digests are those of the component.
 
-use std::{cell::RefCell, ops::ControlFlow, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use guest_kv::tables::Table;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Admission, Answer, Applied, ApplyError, Commit, Description, Entry, Journal, LocalFailure,
-    Migrated, Module, Outcome, QueryError, Rehearsal, Rejection, Route, RuntimeError, Spent,
-    UpkeepError, fuel::Budgets, imports::put_varint, outcome,
+    Admission, Answer, Applied, ApplyError, Commit, Cost, Description, Entry, Journal,
+    LocalFailure, Migrated, Module, Outcome, QueryError, Rehearsal, Rejection, Route, RuntimeError,
+    Spent, UpkeepError, fuel::Budgets, imports::put_varint, outcome,
 };
 use crate::storage::{Overlay, StorageError, TableId, TableKind, TableSpec, Tables, View};
 
@@ -89,19 +95,31 @@ impl Machine {
 
     pub fn apply(
         &self,
+        overlay: Overlay,
+        revision: u64,
+        entries: &[Entry],
+    ) -> Result<Applied, ApplyError> {
+        self.apply_while(overlay, revision, entries, || true)
+    }
+
+    pub fn apply_while(
+        &self,
         mut overlay: Overlay,
         mut revision: u64,
         entries: &[Entry],
+        go_on: impl Fn() -> bool,
     ) -> Result<Applied, ApplyError> {
+        let started = Instant::now();
         let mut outcomes = Vec::with_capacity(entries.len());
-        for entry in entries {
+        for entry in entries.iter().take_while(|_| go_on()) {
             let outcome = self
                 .apply_entry(&mut overlay, revision, entry)
                 .map_err(|failure| ApplyError { index: entry.index, failure })?;
             revision = outcome.revision;
             outcomes.push(outcome);
         }
-        Ok(Applied { overlay, outcomes, spent: Spent::default() })
+        let cost = Cost { fuel: 0, time: started.elapsed() };
+        Ok(Applied { overlay, outcomes, spent: Spent::default(), cost })
     }
 
     fn apply_entry(

@@ -1,5 +1,7 @@
 //! What goes into a machine and what comes out, in the host's own types.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::Spent;
@@ -65,6 +67,14 @@ pub struct Applied {
     pub outcomes: Vec<Outcome>,
     /// To be dropped when nobody waits for the outcomes any more.
     pub spent: Spent,
+    pub cost: Cost,
+}
+
+/// What a machine used to apply a batch. No answer depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    pub fuel: u64,
+    pub time: Duration,
 }
 
 /// How a request is to be served.

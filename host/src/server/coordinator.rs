@@ -8,11 +8,13 @@ use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb::{InternalRaftRequest, RangeRequest, RangeResponse};
 use proto::instar::kv;
-use proto::instar::v1::{CallModuleRequest, CallModuleResponse, Machines, Modules};
-use tokio::sync::Semaphore;
+use proto::instar::v1::{
+    CallModuleRequest, CallModuleResponse, Machines, Modules, ShadowReport, ShadowRequest,
+};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::query_pool::QueryPool;
-use super::{database_snapshot, machine_requests, machine_service, module_service};
+use super::{database_snapshot, machine_requests, machine_service, module_service, shadow_service};
 use crate::api::SnapshotFile;
 use crate::api::{
     Alarm, AlarmKind, Answered, Coordinator, MachineRequest, MemberInfo, ModuleRequest, NodeStatus,
@@ -279,6 +281,14 @@ impl Coordinator for ClientCoordinator {
     async fn machine(&self, request: MachineRequest) -> Result<Machines, RequestError> {
         self.check_service()?;
         machine_service::serve(&self.shared, &self.shard, request).await
+    }
+
+    async fn shadow(
+        &self,
+        request: ShadowRequest,
+    ) -> Result<mpsc::Receiver<ShadowReport>, RequestError> {
+        self.check_service()?;
+        shadow_service::begin(&self.shared, &self.shard, request).await
     }
 
     async fn module(&self, request: ModuleRequest) -> Result<Modules, RequestError> {

@@ -73,7 +73,7 @@ async fn or_active(shared: &Shared, shard: &Shard, expected: Bytes) -> Result<By
     Ok(expected)
 }
 
-fn digest_of(bytes: &[u8]) -> Result<MachineDigest, RequestError> {
+pub(super) fn digest_of(bytes: &[u8]) -> Result<MachineDigest, RequestError> {
     bytes.try_into().map_err(|_| refuse(INVALID_ARGUMENT, "a machine's digest has 32 bytes"))
 }
 
@@ -97,7 +97,7 @@ async fn put(shared: &Shared, shard: &Shard, component: Bytes) -> Result<(), Req
 }
 
 async fn check(machines: Arc<Machines>, component: Bytes) -> Result<(), RequestError> {
-    let compiling = tokio::task::spawn_blocking(move || machines.compile(&component));
+    let compiling = tokio::task::spawn_blocking(move || machines.try_out(component));
     match compiling.await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(refuse(INVALID_ARGUMENT, error)),

@@ -13,6 +13,7 @@ mod module_service;
 mod offline;
 mod query_pool;
 mod restore;
+mod shadow_service;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, mpsc};

@@ -58,7 +58,7 @@ pub async fn call(
 async fn put(shared: &Shared, shard: &Shard, component: Bytes) -> Result<(), RequestError> {
     let machines = shared.machines.clone();
     let compiled = component.clone();
-    let compiling = tokio::task::spawn_blocking(move || machines.compile_module(&compiled));
+    let compiling = tokio::task::spawn_blocking(move || machines.try_out_module(compiled));
     match compiling.await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => return Err(refuse(INVALID_ARGUMENT, error)),

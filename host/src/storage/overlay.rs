@@ -38,7 +38,22 @@ pub struct Overlay {
 }
 
 /// The writes of a whole batch.
+#[derive(Clone)]
 pub struct Writes(pub(super) Vec<(TableId, Vec<(Bytes, Option<Bytes>)>)>);
+
+impl Writes {
+    /// Every row that was written: its table, its key, and its value, or none if it was removed.
+    pub fn rows(&self) -> impl Iterator<Item = (TableId, &Bytes, Option<&Bytes>)> {
+        self.0.iter().flat_map(|(table, rows)| {
+            rows.iter().map(move |(key, value)| (*table, key, value.as_ref()))
+        })
+    }
+
+    /// What keys and values have.
+    pub fn bytes(&self) -> usize {
+        self.rows().map(|(_, key, value)| key.len() + value.map_or(0, Bytes::len)).sum()
+    }
+}
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;

@@ -29,18 +29,18 @@ const CHUNK_BYTES: usize = 256 << 10;
 const PREFIX: &[u8] = b"machines/";
 
 /// The built-in machine with a section that means nothing: another component, another digest.
-fn twin() -> Bytes {
+pub(super) fn twin() -> Bytes {
     let mut component = host::runtime::BUILT_IN.to_vec();
     component.extend_from_slice(&[0, 6, 4, b't', b'w', b'i', b'n', 1]);
     component.into()
 }
 
-async fn machines_of(cluster: &Cluster, at: usize) -> Result<MachineClient<Channel>> {
+pub(super) async fn machines_of(cluster: &Cluster, at: usize) -> Result<MachineClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{}", cluster.members[at].address))?;
     Ok(MachineClient::new(endpoint.connect().await?))
 }
 
-async fn put(
+pub(super) async fn put(
     client: &mut MachineClient<Channel>,
     component: &Bytes,
 ) -> Result<machine_pb::PutResponse, tonic::Status> {
@@ -51,10 +51,10 @@ async fn put(
 }
 
 /// How long each request took that a client made: when it began, and when it was answered.
-type Answers = Arc<Mutex<Vec<(Instant, Instant)>>>;
+pub(super) type Answers = Arc<Mutex<Vec<(Instant, Instant)>>>;
 
 /// Puts and transactions without an end, until told. Any failure is one too many.
-async fn write(
+pub(super) async fn write(
     client: Client,
     writer: usize,
     stop: Arc<AtomicBool>,

@@ -10,6 +10,8 @@ mod hostile;
 mod leases;
 mod linearizability;
 mod locks;
+mod machine_faults;
+mod machine_kills;
 mod machines;
 mod maintenance;
 mod membership;
@@ -18,6 +20,7 @@ mod metrics;
 mod migrating;
 mod modules;
 mod raw;
+mod rehearsing;
 mod restoring;
 mod shapes;
 mod starting;
@@ -88,6 +91,12 @@ const CASES: &[Case] = &tests::cases![
     machines::switched_under_load,
     machines::refusals,
     machines::a_schema_is_raised,
+    machine_faults::refused,
+    machine_faults::rolled_back,
+    machine_kills::at_every_step,
+    rehearsing::an_equal_machine,
+    rehearsing::another_machine,
+    rehearsing::who_goes_away,
     modules::called,
     modules::misbehaving,
     modules::admitting,

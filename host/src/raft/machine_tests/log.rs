@@ -1,0 +1,111 @@
+//! A log as raft would have committed it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use openraft::entry::EntryPayload;
+use prost::Message;
+use proto::etcdserverpb::{InternalRaftRequest, PutRequest};
+use proto::instar::kv;
+use proto::instar::log as pb;
+use proto::instar::log::host_command::Kind;
+use sha2::{Digest, Sha256};
+
+use crate::raft::machine_commands::MachineDigest;
+use crate::raft::types::{Command, Entry, LeaderId, LogId, Member, Membership};
+
+const VOTERS: [u64; 3] = [1, 2, 3];
+
+pub struct Log(Vec<Entry>);
+
+pub fn digest_of(component: &[u8]) -> MachineDigest {
+    Sha256::digest(component).into()
+}
+
+impl Log {
+    /// Begins with the membership.
+    pub fn new() -> Self {
+        let members: BTreeMap<u64, Member> =
+            VOTERS.into_iter().map(|id| (id, Member::default())).collect();
+        let membership = Membership::new(vec![BTreeSet::from(VOTERS)], members);
+        let mut log = Self(Vec::new());
+        log.append(EntryPayload::Membership(membership.expect("a membership")));
+        log
+    }
+
+    pub fn last_index(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// The entries of these indices, both ends included.
+    pub fn entries(&self, first: u64, last: u64) -> Vec<Entry> {
+        let (first, last) = (first as usize, last.min(self.last_index()) as usize);
+        if first > last { Vec::new() } else { self.0[first - 1..last].to_vec() }
+    }
+
+    fn append(&mut self, payload: EntryPayload<Command, u64, Member>) -> u64 {
+        let index = self.last_index() + 1;
+        let log_id = LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
+        self.0.push(openraft::Entry { log_id, payload });
+        index
+    }
+
+    /// A client's put. Gives its index, as all of these do.
+    pub fn put(&mut self, key: &str, value: &str) -> u64 {
+        let put = PutRequest {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            ..PutRequest::default()
+        };
+        let etcd = InternalRaftRequest { put: Some(put), ..InternalRaftRequest::default() };
+        let request = kv::Request { kind: Some(kv::request::Kind::Etcd(etcd)) }.encode_to_vec();
+        let time_ms = self.last_index();
+        let command = Command { request: request.into(), time_ms, ..Command::default() };
+        self.append(EntryPayload::Normal(command))
+    }
+
+    fn host(&mut self, kind: Kind) -> u64 {
+        let request = pb::HostCommand { kind: Some(kind) }.encode_to_vec().into();
+        self.append(EntryPayload::Normal(Command { request, for_host: true, ..Command::default() }))
+    }
+
+    /// A component's piece, this one of so many.
+    pub fn put_piece(&mut self, component: &[u8], number: usize, pieces: usize) -> u64 {
+        let bytes = component.len().div_ceil(pieces);
+        let (start, end) = (bytes * number, component.len().min(bytes * (number + 1)));
+        self.host(Kind::PutChunk(pb::PutChunk {
+            digest: Bytes::copy_from_slice(&digest_of(component)),
+            size_bytes: component.len() as u64,
+            offset: start as u64,
+            data: Bytes::copy_from_slice(&component[start..end]),
+            for_module: false,
+        }))
+    }
+
+    /// The whole of it, in one piece.
+    pub fn put_component(&mut self, component: &[u8]) -> u64 {
+        self.put_piece(component, 0, 1)
+    }
+
+    pub fn ready(&mut self, digest: MachineDigest, member_id: u64) -> u64 {
+        let digest = Bytes::copy_from_slice(&digest);
+        self.host(Kind::Ready(pb::Ready { digest, member_id, ..pb::Ready::default() }))
+    }
+
+    pub fn ready_on_all(&mut self, digest: MachineDigest) {
+        for member_id in VOTERS {
+            self.ready(digest, member_id);
+        }
+    }
+
+    pub fn activate(&mut self, digest: MachineDigest, expected: MachineDigest) -> u64 {
+        let expected_active = Bytes::copy_from_slice(&expected);
+        let digest = Bytes::copy_from_slice(&digest);
+        self.host(Kind::Activate(pb::Activate { digest, expected_active }))
+    }
+
+    pub fn roll_back(&mut self, expected: MachineDigest) -> u64 {
+        let expected_active = Bytes::copy_from_slice(&expected);
+        self.host(Kind::Rollback(pb::Rollback { expected_active }))
+    }
+}
