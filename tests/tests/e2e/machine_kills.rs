@@ -16,6 +16,7 @@ use tests::cluster::{Cluster, Plan};
 use tonic::Status;
 
 use super::machines::{machines_of, put, twin};
+use super::membership::got_snapshot;
 
 /// Of each step, for each unit of the campaign.
 const ROUNDS: u64 = 2;
@@ -24,7 +25,10 @@ const DIES_WITHIN_MS: u64 = 150;
 const ANSWERED_WITHIN: Duration = Duration::from_secs(8);
 const DONE_WITHIN: Duration = Duration::from_secs(60);
 /// The log is shortened so often that who was away gets a snapshot.
-const SNAPSHOT_ENTRIES: u64 = 200;
+const SNAPSHOT_ENTRIES: u64 = 100;
+/// Who writes while a member is away, and how often each: more than the others' logs hold.
+const MISSED_WRITERS: usize = 32;
+const MISSED_PUTS: usize = 200;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -237,16 +241,24 @@ async fn across_a_switch(cluster: &mut Cluster, random: &mut StdRng) -> Result<(
     let component = twin();
     let digest = Bytes::copy_from_slice(&hostile::digest(&component));
     carry_out(cluster, Step::Activate, &component, &digest).await?;
-    let client = cluster.client((away + 1) % 3);
-    for number in 0..3 * SNAPSHOT_ENTRIES {
-        let key = format!("kills/far/{}", number % 10);
-        within(ANSWERED_WITHIN, client.put(&key, "away")).await.context("a quorum is there")?;
+    let writers = (0..MISSED_WRITERS).map(|writer| {
+        let client = cluster.client((away + 1 + writer % 2) % 3);
+        tokio::spawn(async move {
+            for number in 0..MISSED_PUTS {
+                let key = format!("kills/far/{writer}");
+                let put = client.put(&key, if number == 0 { "first" } else { "later" });
+                within(ANSWERED_WITHIN, put).await?;
+            }
+            Ok::<(), Status>(())
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await?.context("a quorum is there")?;
     }
     cluster.members[away].start().await?;
     let member = &cluster.members[away];
     member.wait_answer(async || member.client().get("kills/far/0").await).await?;
-    let log = member.log();
-    ensure!(log.contains("applied a snapshot that the leader sent"), "no snapshot was needed");
+    ensure!(got_snapshot(&member.log()), "no snapshot was needed");
     let listed = machines_of(cluster, away).await?.list(pb::ListRequest {}).await?.into_inner();
     ensure!(listed.active == digest, "it runs another machine than the cluster");
     Ok(())
