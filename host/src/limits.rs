@@ -271,6 +271,8 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// What the frames of requests that no call has read yet may cost beyond their content, in bytes: HTTP/2's own count,
 /// of 256 for a small frame. Each call needs room for its first frames.
 pub const SMALL_FRAMES_BYTES: usize = 4 * 256 * CONCURRENT_CALLS as usize;
+/// Small writes of a connection that are held back for the next one, in bytes: the head of a frame, and more.
+pub const HELD_WRITE_BYTES: usize = 1 << 10;
 /// Messages that do not fit a call's window, all those together that are being received or worked on, in KiB.
 /// Further ones have to wait.
 pub const LARGE_MESSAGES_KIB: usize = 512 << 10;

@@ -21,6 +21,7 @@ use super::coordinator::Coordinator;
 use super::gateway::Loopback;
 use super::grpc::{self, Service};
 use super::http1;
+use super::joined_writes::JoinedWrites;
 use super::keepalive::Guarded;
 use super::listener::Purpose;
 use super::prefixed::Prefixed;
@@ -136,6 +137,7 @@ pub(super) async fn serve_http2<C: Coordinator>(
     let settings = service.settings.clone();
     let calls = Arc::new(AtomicUsize::new(0));
     let min_time = settings.grpc.keepalive_min_time;
+    let io = JoinedWrites::new(io);
     let io = Guarded::new(io, HTTP2_PREFACE.len(), min_time, calls.clone());
     let handshake = http2_settings(&settings).handshake::<_, Bytes>(io);
     let mut connection = match timeout(limits::FIRST_BYTES_TIMEOUT, handshake).await {

@@ -22,6 +22,7 @@ mod gateway;
 mod grpc;
 mod health;
 mod http1;
+mod joined_writes;
 mod keepalive;
 mod kv;
 mod lease;
