@@ -307,7 +307,10 @@ impl Thread<'_> {
         }
         if !endless.is_empty() {
             let shared = self.shared.clone();
-            ending.spawn(async move { Ok(shared.stopped().await) });
+            ending.spawn(async move {
+                shared.stopped().await;
+                Ok(())
+            });
         }
         loop {
             tokio::select! {
