@@ -75,6 +75,11 @@ pub trait Coordinator: Send + Sync + 'static {
 
     fn status(&self) -> NodeStatus;
 
+    /// The revision of the latest view: of what `status` tells, the part that costs nothing.
+    fn revision(&self) -> u64 {
+        self.status().revision
+    }
+
     /// The watches of this runtime.
     fn watches(&self) -> &Hub;
 

@@ -96,7 +96,7 @@ async fn time_to_live<C: Coordinator>(
         None => {
             let response =
                 pb::LeaseTimeToLiveResponse { id: ask.id, ttl: NO_TIME, ..Default::default() };
-            (service.coordinator.status().revision, response)
+            (service.coordinator.revision(), response)
         }
     };
     Ok(Frame::response(&service.header(revision), response.encode_to_vec().into()))
@@ -162,7 +162,7 @@ pub(super) async fn keep_alive<C: Coordinator>(
 async fn renew<C: Coordinator>(service: &Service<C>, message: &Bytes) -> Result<Frame, Status> {
     let request = decode_streamed::<pb::LeaseKeepAliveRequest>(message)?;
     // Made before the lease is renewed: a client must not see a lease alive at a revision at which it is revoked.
-    let header = service.header(service.coordinator.status().revision);
+    let header = service.header(service.coordinator.revision());
     let seconds = service.coordinator.renew_lease(request.id).await?;
     let response = pb::LeaseKeepAliveResponse {
         header: None,

@@ -244,7 +244,7 @@ impl Coordinator for ClientCoordinator {
         let view = self.shared.views.latest();
         NodeStatus {
             standing: self.standing(),
-            revision: view.mark().revision.max(FIRST_REVISION),
+            revision: self.revision(),
             raft_index: self.shared.node.progress.committed_index(),
             raft_applied_index: self.shared.node.progress.applied_index(),
             db_size_bytes: view.size_bytes(),
@@ -252,6 +252,10 @@ impl Coordinator for ClientCoordinator {
             alarms: self.alarms(),
             errors: Vec::new(),
         }
+    }
+
+    fn revision(&self) -> u64 {
+        self.shared.views.latest().mark().revision.max(FIRST_REVISION)
     }
 
     fn watches(&self) -> &Hub {
