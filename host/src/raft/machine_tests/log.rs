@@ -89,7 +89,22 @@ impl Log {
 
     pub fn ready(&mut self, digest: MachineDigest, member_id: u64) -> u64 {
         let digest = Bytes::copy_from_slice(&digest);
-        self.host(Kind::Ready(pb::Ready { digest, member_id, ..pb::Ready::default() }))
+        // All machines here are made of the built-in one.
+        let own = guest_kv::describe();
+        let tables = own.tables.iter().map(|it| pb::Table {
+            id: it.table,
+            name: it.name.to_owned(),
+            derived: it.kind == guest_kv::tables::TableKind::Derived,
+            locked: false,
+        });
+        self.host(Kind::Ready(pb::Ready {
+            digest,
+            member_id,
+            name: own.name.to_owned(),
+            schema_version: own.schema_version,
+            tables: tables.collect(),
+            ..pb::Ready::default()
+        }))
     }
 
     pub fn ready_on_all(&mut self, digest: MachineDigest) {
