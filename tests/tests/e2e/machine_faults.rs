@@ -49,7 +49,7 @@ fn refused_at_once() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 fn refused_when_prepared() -> [(&'static str, Vec<u8>, &'static str); 2] {
     [
         ("another name", hostile::kv("describe-name"), "impostor"),
-        ("other tables", hostile::kv("describe-tables"), "other tables"),
+        ("other tables", hostile::kv("describe-tables"), "lacks table"),
     ]
 }
 
