@@ -14,5 +14,5 @@ mod ties;
 
 pub use call::{Call, Message, Reply};
 pub use generator::Generator;
-pub use run::{Difference, Pair, Planted};
+pub use run::{Difference, EtcdEnded, Pair, Planted};
 pub use shrink::shrink;

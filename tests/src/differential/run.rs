@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use super::generator::{MAX_REQUEST_BYTES, MAX_TXN_OPS};
@@ -20,6 +21,20 @@ const LINES_SHOWN: usize = 12;
 const LOG_LINES_SHOWN: usize = 5;
 /// What a client sees of a server that ended.
 const MAYBE_ENDED: [Code; 3] = [Code::Unavailable, Code::Unknown, Code::Cancelled];
+
+/// The same, of a connection that was cut off.
+const CUT_OFF: &str = "transport error";
+/// How long after that the process may still be seen.
+const ENDED_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A request that ended etcd itself: there is nothing to compare with.
+#[derive(Debug, thiserror::Error)]
+#[error("etcd itself ended at request {at}: {call}")]
+pub struct EtcdEnded {
+    at: usize,
+    call: String,
+}
 
 /// A fault added to the subject's answers, to see whether it is found.
 pub type Planted = fn(&Call, &mut Reply);
@@ -111,13 +126,27 @@ impl Running {
             planted(&call, &mut subject);
         }
         if etcd.error.as_ref().is_some_and(|(code, _)| MAYBE_ENDED.contains(code)) {
-            let ended = self.etcd.0.members[0].ended()?;
-            ensure!(ended.is_none(), "etcd itself ended at request {}: {call:?}", self.sent);
+            let is_cut = etcd.error.as_ref().is_some_and(|(_, message)| message == CUT_OFF);
+            if self.etcd_has_ended(is_cut).await? {
+                return Err(EtcdEnded { at: self.sent, call: format!("{call:?}") }.into());
+            }
         }
         self.known.learn(&call, etcd.revision());
         self.sent += 1;
         let at = self.sent - 1;
         Ok((etcd != subject).then_some(Difference { at, call, etcd, subject }))
+    }
+
+    /// Whether etcd's process is gone. A connection that was cut off tells of it before the system does.
+    async fn etcd_has_ended(&mut self, is_cut: bool) -> Result<bool> {
+        let deadline = Instant::now() + ENDED_WITHIN;
+        while self.etcd.0.members[0].ended()?.is_none() {
+            if !is_cut || Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(true)
     }
 
     /// A client of each server, etcd's first.
