@@ -7,6 +7,7 @@ use proto::instar::v1 as pb;
 
 use super::machine::{component, name_of, parse, pieces};
 use super::{ask, connect};
+use crate::client::{Client, Repeat};
 use crate::command_line::Invocation;
 use crate::failure::Failure;
 use crate::output::{Answer, Format, line, write_out};
@@ -23,18 +24,26 @@ pub async fn list(mut invocation: Invocation) -> Result<(), Failure> {
 pub async fn put(mut invocation: Invocation) -> Result<(), Failure> {
     let component = component(&invocation, "module")?;
     let (client, output) = connect(&mut invocation).await?;
-    let chunks: Vec<_> = pieces(&component).map(|data| pb::PutModuleRequest { data }).collect();
-    let response = client
-        .call(crate::client::Repeat::Never, |connection| {
-            let (mut service, chunks) = (client.module(connection), chunks.clone());
-            async move { service.put(tokio_stream::iter(chunks)).await }
-        })
-        .await?;
+    let response = send(&client, &component).await?;
     if output.format == Format::Simple {
         line(name_of(&response.digest))?;
         return line("Next: instarctl module activate <name> --grant <prefix>");
     }
     output.print(&Answer::Modules(response.modules.unwrap_or_default()))
+}
+
+/// Brings a component into the cluster.
+pub(super) async fn send(
+    client: &Client,
+    component: &Bytes,
+) -> Result<pb::PutModuleResponse, Failure> {
+    let chunks: Vec<_> = pieces(component).map(|data| pb::PutModuleRequest { data }).collect();
+    client
+        .call(Repeat::Never, |connection| {
+            let (mut service, chunks) = (client.module(connection), chunks.clone());
+            async move { service.put(tokio_stream::iter(chunks)).await }
+        })
+        .await
 }
 
 pub async fn activate(mut invocation: Invocation) -> Result<(), Failure> {

@@ -13,10 +13,10 @@ use proto::instar::v1 as module_pb;
 use tokio::task::LocalSet;
 
 use super::ask;
-use super::machine::pieces;
+use super::module::send;
 use super::module_project::package_name;
 use super::module_work::{rates, statistics, text};
-use crate::client::{Client, Repeat};
+use crate::client::Client;
 use crate::command_line::Invocation;
 use crate::failure::Failure;
 use crate::output::line;
@@ -228,15 +228,7 @@ fn free_address() -> Result<std::net::SocketAddr, Failure> {
 }
 
 async fn activate(client: &Client, component: Vec<u8>, grant: &str) -> Result<(), Failure> {
-    let component = Bytes::from(component);
-    let pieces = pieces(&component).map(|data| module_pb::PutModuleRequest { data });
-    let chunks: Vec<_> = pieces.collect();
-    let put = client
-        .call(Repeat::Never, |connection| {
-            let (mut service, chunks) = (client.module(connection), chunks.clone());
-            async move { service.put(tokio_stream::iter(chunks)).await }
-        })
-        .await?;
+    let put = send(client, &component.into()).await?;
     let name = name_of(client).await?;
     let grants = vec![grant.to_owned().into()];
     let request = module_pb::ActivateModuleRequest { name, digest: put.digest, grants };

@@ -48,6 +48,21 @@ pub struct Budgets {
 const MIB: usize = 1 << 20;
 
 impl Budgets {
+    /// What a test can use up in some milliseconds.
+    #[cfg(test)]
+    pub const SMALL: Budgets = {
+        const fn budget(fuel: u64, mebibytes: usize) -> Budget {
+            Budget { fuel, memory_bytes: mebibytes << 20 }
+        }
+        Budgets {
+            shared: budget(10_000_000, 16),
+            alone: budget(300_000_000, 128),
+            step: budget(50_000_000, 32),
+            query: budget(50_000_000, 32),
+            brief: budget(10_000_000, 16),
+        }
+    };
+
     /// The budgets that replicas run with. An entry that removes a million keys at once needs about a fifth of what it
     /// may use; one that never ends is stopped after 7 to 40 seconds, and a step of a migration after 5 to 30 milliseconds.
     pub const PINNED: Self = Self {

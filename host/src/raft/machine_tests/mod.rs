@@ -28,22 +28,8 @@ use super::module_execution::ActiveModules;
 use super::observer::Observer;
 use super::progress::Progress;
 use super::shard::{ShardLinks, Shards};
-use crate::runtime::{BUILT_IN, Budget, Budgets, Machines, Outcome, Rejection, Runtime};
+use crate::runtime::{BUILT_IN, Budgets, Machines, Outcome, Rejection, Runtime};
 use crate::storage::{State, View, files, snapshot};
-
-/// Budgets that a hostile machine uses up in some milliseconds.
-const SMALL: Budgets = {
-    const fn budget(fuel: u64, mebibytes: usize) -> Budget {
-        Budget { fuel, memory_bytes: mebibytes << 20 }
-    }
-    Budgets {
-        shared: budget(10_000_000, 16),
-        alone: budget(300_000_000, 128),
-        step: budget(50_000_000, 32),
-        query: budget(50_000_000, 32),
-        brief: budget(10_000_000, 16),
-    }
-};
 
 /// The built-in machine with a section that means nothing: another component, another digest.
 fn twin() -> Vec<u8> {
@@ -59,7 +45,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 fn machines(cache: &Path) -> Arc<Machines> {
-    let runtime = Runtime::with_budgets(Some(cache.to_owned()), SMALL).expect("an engine");
+    let runtime = Runtime::with_budgets(Some(cache.to_owned()), Budgets::SMALL).expect("an engine");
     let machine = runtime.load(BUILT_IN).expect("the built-in machine loads");
     Machines::new(runtime, machine)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Replica, SMALL, runtime};
+use super::{Budgets, Replica, runtime};
 use crate::{
     limits::COMPONENT_BYTES,
     runtime::{BUILT_IN, RuntimeError, machine::Machine, machine::Runtime},
@@ -70,7 +70,7 @@ fn a_component_may_import_the_contract_and_nothing_else() {
 fn a_compiled_machine_is_kept_and_a_damaged_one_compiled_anew() {
     let folder = tempfile::tempdir().expect("a folder");
     let load = || -> Machine {
-        let runtime = Runtime::with_budgets(Some(folder.path().join("machine")), SMALL);
+        let runtime = Runtime::with_budgets(Some(folder.path().join("machine")), Budgets::SMALL);
         runtime.expect("an engine").load(::hostile::HOSTILE).expect("a machine")
     };
     let works = |machine: Machine| {

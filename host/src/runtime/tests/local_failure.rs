@@ -1,6 +1,6 @@
 //! What fails on this member alone is never an answer.
 
-use super::{Replica, SMALL, hostile};
+use super::{Budgets, Replica, hostile};
 use crate::{
     limits::MACHINE_INSTANCES,
     runtime::{CallError, LocalFailure, QueryError, machine::Runtime},
@@ -23,7 +23,7 @@ fn a_storage_that_fails_stops_applying() {
 
 #[test]
 fn a_lack_of_instances_stops_applying_and_passes() {
-    let runtime = Runtime::with_budgets(None, SMALL).expect("an engine");
+    let runtime = Runtime::with_budgets(None, Budgets::SMALL).expect("an engine");
     let machine = runtime.load(::hostile::HOSTILE).expect("a machine");
     let mut replica = Replica::new(&machine);
     let mut readers: Vec<_> = (0..MACHINE_INSTANCES).map(|_| machine.reader()).collect();

@@ -15,26 +15,12 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Budget, Budgets, Entry, Outcome, UpkeepError, machine::Machine, machine::Runtime};
+use super::{Budgets, Entry, Outcome, UpkeepError, machine::Machine, machine::Runtime};
 use crate::storage::{self, Mark, State, Tables, View};
-
-/// Budgets that a test can use up in some milliseconds.
-const SMALL: Budgets = {
-    const fn budget(fuel: u64, mebibytes: usize) -> Budget {
-        Budget { fuel, memory_bytes: mebibytes << 20 }
-    }
-    Budgets {
-        shared: budget(10_000_000, 16),
-        alone: budget(300_000_000, 128),
-        step: budget(50_000_000, 32),
-        query: budget(50_000_000, 32),
-        brief: budget(10_000_000, 16),
-    }
-};
 
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::with_budgets(None, SMALL).expect("an engine"))
+    RUNTIME.get_or_init(|| Runtime::with_budgets(None, Budgets::SMALL).expect("an engine"))
 }
 
 /// The machine that breaks the contract.
