@@ -48,10 +48,13 @@ pub const PAGE_BYTES: usize = 1 << 20;
 
 // What a module may ask for in one entry. All of them decide answers, too.
 
-/// Instructions of one call, and what its reads cost: some 10 to 40 ms, for which the apply thread stands still.
-pub const MODULE_FUEL: u64 = 150_000_000;
+/// Units of fuel of one call, what its reads cost among them: 1 to 40 ms, for which the apply thread stands still
+/// (`runtime/fuel.rs`; measured by `raft/machine_tests/module_costs.rs`).
+pub const MODULE_FUEL: u64 = 40_000_000;
+/// What it may use besides for each operation or event that it is shown: being shown costs it fuel too.
+pub const MODULE_EVENT_FUEL: u64 = 50_000;
 /// Linear memory of one instance of a module, in bytes.
-pub const MODULE_MEMORY_BYTES: usize = 64 << 20;
+pub const MODULE_MEMORY_BYTES: usize = 8 << 20;
 /// Keys that one call writes, and rows of the module's own: of each so many.
 pub const MODULE_WRITES: usize = 1_000;
 /// The same in bytes, all together.
@@ -60,8 +63,10 @@ pub const MODULE_WRITE_BYTES: usize = 4 << 20;
 pub const MODULE_READ_ROWS: u32 = 1_000;
 /// Operations or events of one entry that a module is shown; an entry with more of them is refused.
 pub const MODULE_EVENTS: usize = 10_000;
+/// The same, of keys and values before and after, in bytes.
+pub const MODULE_EVENT_BYTES: usize = 2 << 20;
 /// The answer of a call, in bytes.
-pub const MODULE_RESULT_BYTES: usize = 4 << 20;
+pub const MODULE_RESULT_BYTES: usize = 2 << 20;
 /// The name of a procedure, in bytes.
 pub const MODULE_PROCEDURE_BYTES: usize = 256;
 /// A prefix that a module is granted, in bytes.
@@ -81,6 +86,8 @@ pub const MODULE_LOG_PAGE_LINES: usize = 64;
 
 // What a machine costs the process; no answer depends on these.
 
+/// Instances of modules at the same time: one that is applied with, and those that say what they are.
+pub const MODULE_INSTANCES: u32 = 8;
 /// Instances of machines at the same time: one that applies, one a serving thread, and those that check and migrate.
 pub const MACHINE_INSTANCES: u32 = 128;
 /// Rows that the rehearsal of a migration holds; beyond it the rehearsal ends early.
@@ -122,6 +129,10 @@ pub const APPLY_BATCH_ENTRIES: usize = 1_024;
 /// Committed entries that may wait to be applied; beyond that requests are refused, as etcd's
 /// `maxGapBetweenApplyAndCommitIndex`.
 pub const APPLY_LAG_ENTRIES: u64 = 5_000;
+/// How many commands are worth a batch of their own while others are under way.
+pub const GATHERED_PROPOSALS: usize = 256;
+/// How long commands, and reads on a processor that cannot keep up, wait at most for more to go with.
+pub const GATHER_TIME: Duration = Duration::from_millis(2);
 /// Requests of one client runtime that may wait for their outcome; beyond that they are refused.
 pub const PROPOSALS_PER_SHARD: usize = 100_000;
 /// Batches of proposals on their way to the proposer. At the bound the client runtimes wait.
@@ -169,6 +180,8 @@ pub const SNAPSHOT_TRANSFER_MS: u64 = 3_600_000;
 
 /// Pages of the state that redb keeps in memory; half of it at most are waiting to be written.
 pub const STATE_CACHE_BYTES: usize = 128 << 20;
+/// What a batch takes at once for the rows that it writes; a row that is longer gets as much as it needs.
+pub const OVERLAY_ROOM_BYTES: usize = 64 << 10;
 /// What the file of the log grows by, and is written over in.
 pub const LOG_SEGMENT_BYTES: u64 = 4 << 20;
 /// Segments that are kept to be written over; beyond that the file is cut where its end is free.
@@ -217,6 +230,10 @@ pub const WATCHER_KEYS_BYTES: usize = 256 << 20;
 pub const LEASES_PER_EXPIRY: usize = 500;
 /// Leases whose remaining time one command notes; etcd's maxLeaseCheckpointBatchSize.
 pub const LEASES_PER_CHECKPOINT: usize = 1_000;
+/// How long a leader rests after it could not read the leases, before it tries again.
+pub const LEASES_READ_RETRY: Duration = Duration::from_millis(200);
+/// How long a leader rests after the machine refused to revoke leases, before it proposes that again.
+pub const LEASES_REFUSED_RETRY: Duration = Duration::from_secs(1);
 /// Keep-alives and questions about leases of one client runtime that wait for the leader; beyond that they are refused.
 pub const LEASE_ASKS_PER_SHARD: usize = 100_000;
 

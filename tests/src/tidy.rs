@@ -84,6 +84,32 @@ fn expect_none(rule: &str, broken: &[String]) {
     assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
 }
 
+/// docs/track-record.md says of each of etcd's bugs which test would find it here.
+#[test]
+fn the_track_record_names_tests_that_exist() {
+    let record = fs::read_to_string(root().join("docs/track-record.md")).expect("the record");
+    let rows = record.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let sources = sources();
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for row in rows {
+        let found_by = row.trim_end_matches('|').rsplit('|').next().expect("a column");
+        let names: Vec<&str> = found_by.split('`').skip(1).step_by(2).collect();
+        count += 1;
+        if names.is_empty() && !found_by.contains("it cannot occur") {
+            missing.push(row.to_owned());
+        }
+        for name in names {
+            let definition = format!("fn {name}(");
+            if !sources.iter().any(|source| source.text.contains(&definition)) {
+                missing.push(name.to_owned());
+            }
+        }
+    }
+    assert_eq!(count, 17, "rows");
+    expect_none("tests that the track record names, and nobody wrote", &missing);
+}
+
 #[test]
 fn modules_use_only_what_stands_to_their_right() {
     expect_none("a module uses one to its left", &layers::wrong_uses(&sources()));

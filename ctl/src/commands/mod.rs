@@ -23,6 +23,7 @@ pub mod member;
 pub mod migrate;
 pub mod module;
 pub mod module_bench;
+mod module_c;
 pub mod module_project;
 pub mod module_work;
 pub mod move_leader;

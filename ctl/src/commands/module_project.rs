@@ -1,8 +1,10 @@
-//! `module new`, `build` and `test`: a module's way from nothing to a component, in a directory of its own.
+//! `module new`, `build` and `test`: a module's way from nothing to a component, in a directory of its own. One with a
+//! `Cargo.toml` is Rust's; one with files of C is built as [`module_c`] says.
 
 use std::path::Path;
 use std::process::Command;
 
+use super::module_c;
 use crate::command_line::Invocation;
 use crate::failure::Failure;
 use crate::output::line;
@@ -14,6 +16,9 @@ const TEMPLATES: [(&str, &str); 3] = [
     ("react", include_str!("../../templates/react.rs")),
 ];
 
+const MANIFEST_FILE: &str = "Cargo.toml";
+/// Where what is built goes.
+pub(super) const BUILD: &str = "target/module";
 const TARGET: &str = "wasm32-unknown-unknown";
 /// The stack in the module's memory, in bytes; the linker's default makes every instance a MiB larger.
 const STACK: &str = "-Clink-arg=-zstack-size=131072";
@@ -60,7 +65,10 @@ pub fn test(invocation: &Invocation) -> Result<(), Failure> {
     if !invocation.arguments.is_empty() {
         return Err(Failure::arguments("module test command accepts no arguments"));
     }
-    cargo(Command::new("cargo").arg("test"))
+    match Path::new(MANIFEST_FILE).is_file() {
+        true => cargo(Command::new("cargo").arg("test")),
+        false => module_c::test(&module_c::Sources::here()?),
+    }
 }
 
 /// Builds the module of the directory that it is called in, as `<name>.wasm`.
@@ -69,25 +77,37 @@ pub fn build(invocation: &Invocation) -> Result<(), Failure> {
         return Err(Failure::arguments("module build command accepts no arguments"));
     }
     let name = package_name()?;
-    let target = "target/module";
-    let arguments = ["build", "--release", "--lib", "--target", TARGET, "--target-dir", target];
-    cargo(Command::new("cargo").args(arguments).env("RUSTFLAGS", STACK))?;
-    let built = format!("{target}/{TARGET}/release/{}.wasm", name.replace('-', "_"));
+    let built = match Path::new(MANIFEST_FILE).is_file() {
+        true => build_rust(&name)?,
+        false => module_c::build(&module_c::Sources::here()?)?,
+    };
     let failed = |error: String| Failure::error(format!("no component came of {built}: {error}"));
     let core = std::fs::read(&built).map_err(|error| failed(error.to_string()))?;
     let component = wit_component::ComponentEncoder::default()
         .validate(true)
         .module(&core)
-        .and_then(|mut encoder| encoder.encode())
+        .and_then(|encoder| encoder.encode())
         .map_err(|error| failed(format!("{error:#}")))?;
     let file = format!("{name}.wasm");
     std::fs::write(&file, component).map_err(|error| failed(error.to_string()))?;
     line(format!("Next: instarctl module bench, or instarctl module put {file}"))
 }
 
-/// The name of the package of the directory that this is called in.
+/// Builds the core module, and says where it is.
+fn build_rust(name: &str) -> Result<String, Failure> {
+    let arguments = ["build", "--release", "--lib", "--target", TARGET, "--target-dir", BUILD];
+    cargo(Command::new("cargo").args(arguments).env("RUSTFLAGS", STACK))?;
+    Ok(format!("{BUILD}/{TARGET}/release/{}.wasm", name.replace('-', "_")))
+}
+
+/// The name of the package of the directory that this is called in; of what is not in Rust, the directory's own.
 pub(super) fn package_name() -> Result<String, Failure> {
-    let manifest = std::fs::read_to_string("Cargo.toml")
+    if !Path::new(MANIFEST_FILE).is_file() {
+        let here = std::env::current_dir()?;
+        let name = here.file_name().map(|name| name.to_string_lossy().into_owned());
+        return name.ok_or_else(|| Failure::error("this directory has no name"));
+    }
+    let manifest = std::fs::read_to_string(MANIFEST_FILE)
         .map_err(|error| Failure::error(format!("cannot read Cargo.toml: {error}")))?;
     manifest
         .lines()

@@ -19,6 +19,7 @@ use super::grpc::Service;
 use super::status::{Code, Status};
 use super::wire::{self, EtcdRequest};
 use crate::runtime::Route;
+use crate::watch::{WatchMessage, WatchRequest};
 
 /// The lease of a holder that brings none, in seconds; etcd's. Nobody renews it.
 const SESSION_TTL_S: i64 = 60;
@@ -127,24 +128,54 @@ impl<C: Coordinator> Inner<'_, C> {
             };
             let before = self.range(range).await?;
             let Some(youngest) = before.message.kvs.into_iter().next() else { return Ok(()) };
-            self.wait_delete(youngest, before.revision).await?;
+            self.wait_event(&youngest.key, before.revision, Wanted::Delete).await?;
         }
     }
 
-    /// Waits until a key is gone, or is another one of the same name.
-    async fn wait_delete(&self, key: KeyValue, mut revision: u64) -> Result<(), Status> {
+    /// Waits for an event of a key after a revision, or until what has happened since is compacted: then, too, it is
+    /// time to look again. Whatever happens to other keys wakes nobody.
+    pub(super) async fn wait_event(
+        &self,
+        key: &Bytes,
+        revision: u64,
+        wanted: Wanted,
+    ) -> Result<(), Status> {
+        let range_end = if wanted == Wanted::PutBelow { prefix_end(key) } else { Bytes::new() };
+        let stream = self.service.coordinator.watches().open();
+        stream.create(&WatchRequest {
+            key: key.clone(),
+            range_end,
+            start_revision: revision as i64 + 1,
+            no_put: wanted == Wanted::Delete,
+            no_delete: wanted == Wanted::PutBelow,
+            ..WatchRequest::default()
+        });
         loop {
-            self.service.coordinator.changed(revision).await;
-            // What this member has seen is enough: it is asked for what it does not know any more.
-            let range =
-                pb::RangeRequest { key: key.key.clone(), serializable: true, ..Default::default() };
-            let now = self.range(range).await?;
-            if now.message.kvs.first().is_none_or(|kv| kv.create_revision != key.create_revision) {
-                return Ok(());
+            match stream.pop() {
+                None => stream.ready().await,
+                Some(WatchMessage::Events { .. } | WatchMessage::Compacted { .. }) => return Ok(()),
+                Some(WatchMessage::Refused { reason, .. }) => {
+                    return Err(Status::new(Code::Unknown, reason));
+                }
+                Some(
+                    WatchMessage::Created { .. }
+                    | WatchMessage::Canceled { .. }
+                    | WatchMessage::Progress { .. },
+                ) => {}
             }
-            revision = now.revision;
         }
     }
+}
+
+/// The events that somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// That the key is deleted.
+    Delete,
+    /// Whatever happens to the key.
+    Any,
+    /// That a key is put that begins with it.
+    PutBelow,
 }
 
 /// The key of a holder.

@@ -42,9 +42,6 @@ pub trait Coordinator: Send + Sync + 'static {
         heavy: bool,
     ) -> impl Future<Output = Result<Answered, RequestError>> + Send;
 
-    /// Returns once this member's state has another revision than `since`.
-    fn changed(&self, since: u64) -> impl Future<Output = ()> + Send;
-
     /// Renews a lease, on the leader: the seconds that it has from now on; none if there is no such lease.
     fn renew_lease(
         &self,

@@ -14,7 +14,7 @@ use proto::v3electionpb::{
 
 use super::call::Gone;
 use super::concurrency::{
-    Answer, Inner, Withdrawal, created_in, first_or_last, found, get, holder_key, op, put,
+    Answer, Inner, Wanted, Withdrawal, created_in, first_or_last, found, get, holder_key, op, put,
 };
 use super::coordinator::Coordinator;
 use super::grpc::{Method, Service, check_metadata};
@@ -198,9 +198,11 @@ async fn news<C: Coordinator>(
     loop {
         let leader = leader(inner, name, serializable).await?;
         serializable = true;
-        match leader.message {
+        let (key, wanted) = match leader.message {
             Some(kv) if kv.mod_revision != told => return Ok((leader.revision, kv)),
-            _ => inner.service.coordinator.changed(leader.revision).await,
-        }
+            Some(kv) => (kv.key, Wanted::Any),
+            None => (prefix(name).into(), Wanted::PutBelow),
+        };
+        inner.wait_event(&key, leader.revision, wanted).await?;
     }
 }

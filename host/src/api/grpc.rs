@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
@@ -380,26 +381,35 @@ pub(super) async fn serve_stream<C: Coordinator>(
     responses: &mut Responses<'_>,
 ) -> Result<Result<(), Status>, Gone> {
     let mut stopping = service.stopping.clone();
-    let serve = async {
-        match method {
-            Method::HealthWatch => services::health_watch(service, requests, responses).await,
-            Method::Watch => watch_service::serve(service, headers, requests, responses).await,
-            Method::LeaseKeepAlive => {
-                lease::keep_alive(service, headers, requests, responses).await
+    let result = {
+        let serve = async {
+            match method {
+                Method::HealthWatch => services::health_watch(service, requests, responses).await,
+                Method::Watch => watch_service::serve(service, headers, requests, responses).await,
+                Method::LeaseKeepAlive => {
+                    lease::keep_alive(service, headers, requests, responses).await
+                }
+                Method::MachinePut => machine::put(service, headers, requests, responses).await,
+                Method::MachineShadow => {
+                    machine::shadow(service, headers, requests, responses).await
+                }
+                Method::ModulePut => module::put(service, headers, requests, responses).await,
+                Method::ModuleLogs => module::logs(service, headers, requests, responses).await,
+                Method::Observe => election::observe(service, headers, requests, responses).await,
+                other => Ok(Err(no_such_method(&format!("/{other:?}")))),
             }
-            Method::MachinePut => machine::put(service, headers, requests, responses).await,
-            Method::MachineShadow => machine::shadow(service, headers, requests, responses).await,
-            Method::ModulePut => module::put(service, headers, requests, responses).await,
-            Method::ModuleLogs => module::logs(service, headers, requests, responses).await,
-            Method::Observe => election::observe(service, headers, requests, responses).await,
-            other => Ok(Err(no_such_method(&format!("/{other:?}")))),
+        };
+        let mut serve = pin!(serve);
+        tokio::select! {
+            biased;
+            result = serve.as_mut() => result?,
+            // An error means that the server is gone, and then this is over as well. Methods that have something to say at
+            // the end were perhaps asked a moment before they could know of it.
+            _ = stopping.wait_for(|stopping| *stopping) => match serve.now_or_never() {
+                Some(result) => result?,
+                None => Err(RequestError::Stopped.into()),
+            },
         }
-    };
-    let result = tokio::select! {
-        biased;
-        result = serve => result?,
-        // An error means that the server is gone, and then this is over as well.
-        _ = stopping.wait_for(|stopping| *stopping) => Err(RequestError::Stopped.into()),
     };
     responses.flush().await.map(|()| result)
 }

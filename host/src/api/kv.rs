@@ -15,6 +15,7 @@ use super::quota;
 use super::status::{Code, Status};
 use super::unread::Turn;
 use super::wire::{self, EtcdRequest, Frame, OwnRequest};
+use crate::metrics::metrics;
 use crate::runtime::{Admission, Route};
 
 /// Serves a call with one response message.
@@ -127,6 +128,11 @@ async fn hash<C: Coordinator>(
     let request = wire::own_request(kind, message);
     let admission = service.coordinator.admit(&request)?;
     check_metadata(service.coordinator.standing(), headers, false)?;
+    let seconds = match kind {
+        OwnRequest::Hash => &metrics().works.hash_seconds,
+        _ => &metrics().works.hash_rev_seconds,
+    };
+    let _timer = seconds.start_timer();
     query(service, request, admission, turn).await
 }
 

@@ -1,7 +1,6 @@
 //! The Lease service. Grants and revocations go through the log; what is left of a lease's time is the leader's to say.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -12,6 +11,7 @@ use super::call::Gone;
 use super::coordinator::{Coordinator, RequestError};
 use super::grpc::{Method, Service, check_metadata};
 use super::kv::{self, decode, decode_streamed};
+use super::leadership;
 use super::quota;
 use super::status::Status;
 use super::streams::{Requests, Responses};
@@ -22,8 +22,6 @@ use super::wire::{self, EtcdRequest, Frame, OwnRequest};
 const NOT_FOUND: u32 = 5;
 /// What etcd says of the time of a lease that is not there.
 const NO_TIME: i64 = -1;
-/// How often a stream whose client asked for a leader looks whether there is one.
-const LEADER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Serves a call with one response message.
 pub(super) async fn unary<C: Coordinator>(
@@ -128,7 +126,7 @@ pub(super) async fn keep_alive<C: Coordinator>(
     if let Err(status) = check_metadata(service.coordinator.standing(), headers, false) {
         return Ok(Err(status));
     }
-    let mut leaderless = pin!(leaderless(service, headers));
+    let mut leader_lost = pin!(leadership::lost(service, headers));
     loop {
         let message = tokio::select! {
             biased;
@@ -136,7 +134,7 @@ pub(super) async fn keep_alive<C: Coordinator>(
                 driven?;
                 continue;
             }
-            status = &mut leaderless => return Ok(Err(status)),
+            status = &mut leader_lost => return Ok(Err(status)),
             message = requests.next(), if responses.has_room() => message,
         };
         let message = match message {
@@ -170,17 +168,4 @@ async fn renew<C: Coordinator>(service: &Service<C>, message: &Bytes) -> Result<
         ttl: seconds.unwrap_or_default(),
     };
     Ok(Frame::response(&header, response.encode_to_vec().into()))
-}
-
-/// Returns when a client that asked for a leader has none.
-async fn leaderless<C: Coordinator>(service: &Service<C>, headers: &HeaderMap) -> Status {
-    if !headers.contains_key("hasleader") {
-        return std::future::pending().await;
-    }
-    loop {
-        tokio::time::sleep(LEADER_CHECK_INTERVAL).await;
-        if let Err(status) = check_metadata(service.coordinator.standing(), headers, false) {
-            return status;
-        }
-    }
 }

@@ -25,6 +25,7 @@ mod http1;
 mod joined_writes;
 mod keepalive;
 mod kv;
+mod leadership;
 mod lease;
 mod listener;
 mod lock;

@@ -11,19 +11,19 @@ use proto::etcdserverpb::watch_request::RequestUnion;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::call::Gone;
-use super::coordinator::{Coordinator, RequestError};
-use super::grpc::{Service, check_metadata, wants_leader};
+use super::coordinator::Coordinator;
+use super::grpc::{Service, check_metadata};
 use super::kv::decode;
+use super::leadership;
 use super::status::Status;
 use super::streams::{Requests, Responses};
 use super::wire::Frame;
+use crate::metrics::metrics;
 use crate::raft::{WatchEvent, put_field};
 use crate::watch::{WatchMessage, WatchRequest, WatchStream};
 
 /// The id of a watcher that was not created; etcd's InvalidWatchID.
 const NO_WATCHER: i64 = -1;
-/// How many looks in a row may find no leader before a stream that wants one ends; etcd's maxNoLeaderCnt.
-const LEADERLESS_LOOKS: u32 = 3;
 /// `events` of a WatchResponse.
 const EVENTS_TAG: u8 = 11 << 3 | 2;
 /// `prev_kv` of an Event.
@@ -44,7 +44,7 @@ pub(super) async fn serve<C: Coordinator>(
     }
     let stream = service.coordinator.watches().open();
     let mut progress_due = ticks(with_jitter(service.settings.grpc.watch_progress_notify_interval));
-    let mut leader_lost = std::pin::pin!(leader_lost(service, wants_leader(headers)));
+    let mut leader_lost = std::pin::pin!(leadership::lost(service, headers));
     let mut is_open = true;
     loop {
         let has_room = responses.has_room();
@@ -60,7 +60,7 @@ pub(super) async fn serve<C: Coordinator>(
                 Err(status) => return Ok(Err(status)),
             },
             _ = progress_due.tick() => stream.notify_progress(),
-            () = &mut leader_lost => return Ok(Err(RequestError::NoLeader.into())),
+            status = &mut leader_lost => return Ok(Err(status)),
         }
         while responses.has_room()
             && let Some(message) = stream.pop()
@@ -79,20 +79,6 @@ fn ticks(period: Duration) -> tokio::time::Interval {
 /// Up to a tenth longer, so that streams that began together are not told at once.
 fn with_jitter(interval: Duration) -> Duration {
     interval + interval.mul_f64(rand::random_range(0.0..0.1))
-}
-
-/// Returns when this member has not had a leader for etcd's grace; never if that does not matter.
-async fn leader_lost<C: Coordinator>(service: &Service<C>, matters: bool) {
-    if !matters {
-        return std::future::pending().await;
-    }
-    let mut looks = ticks(service.settings.election_timeout);
-    let mut leaderless = 0;
-    while leaderless < LEADERLESS_LOOKS {
-        looks.tick().await;
-        let has_leader = service.coordinator.standing().leader != 0;
-        leaderless = if has_leader { 0 } else { leaderless + 1 };
-    }
 }
 
 fn take(stream: &WatchStream<'_>, request: pb::WatchRequest) {
@@ -165,6 +151,7 @@ fn send_events<C: Coordinator>(
     (prev_kv, most_bytes): (bool, usize),
     responses: &mut Responses<'_>,
 ) {
+    metrics().watches.events.inc_by(events.len() as u64);
     let header = service.header(revision as u64);
     let bytes = |event: &WatchEvent| encoded_bytes(event, prev_kv);
     // Header, id, and what tells of a fragment.

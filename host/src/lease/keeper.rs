@@ -9,12 +9,13 @@ use super::command;
 use super::row::LeaseTables;
 use super::timers::{Renewal, Timers};
 use crate::limits;
+use crate::metrics::metrics;
 use crate::raft::{
     Leadership, LeaseAsk, LeaseTime, LeaseTimes, Observer, PeerLeaseRound, Progress, RequestError,
     Shard,
 };
 use crate::runtime::Outcome;
-use crate::storage::{TableSpec, View, Views};
+use crate::storage::{StorageError, TableSpec, View, Views};
 
 /// How long to wait after a proposal that did not come through.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -116,24 +117,40 @@ impl Keeper {
     /// decided, renewed or noted is either in the state, or will never be.
     async fn begin(&self, term: u64, links: &KeeperLinks) {
         let Some(tables) = self.tables else { return std::future::pending().await };
-        while links.shard.read_index().await.is_err() {}
+        while links.shard.read_index().await.is_err() {
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+        self.make_timers(tables, term, &links.views).await;
+    }
+
+    /// Does not end before there are timers: as long as this member leads, nobody else has any.
+    pub(super) async fn make_timers(&self, tables: LeaseTables, term: u64, views: &Views) {
+        while let Err(error) = self.try_make_timers(tables, term, views) {
+            tracing::error!(error = %error, "cannot read the leases; none of them expires");
+            tokio::time::sleep(limits::LEASES_READ_RETRY).await;
+        }
+        self.term.send_replace(term);
+        self.due.notify_one();
+    }
+
+    fn try_make_timers(
+        &self,
+        tables: LeaseTables,
+        term: u64,
+        views: &Views,
+    ) -> Result<(), StorageError> {
         let mut timers = self.timers();
         // While the timers are locked, no further batch is told: what is not in this view will be.
-        match tables.all(&links.views.latest()) {
-            Ok(rows) => {
-                let now = Instant::now();
-                *timers = Some(Timers::begin(term, self.minimum_ttl_s, &rows, now, self.extension));
-                drop(timers);
-                tracing::info!(term, leases = rows.len(), "keeping the time of leases");
-                self.term.send_replace(term);
-                self.due.notify_one();
-            }
-            Err(error) => {
-                drop(timers);
-                tracing::error!(error = %error, "cannot read the leases; none of them expires");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
+        let rows = tables.all(&views.latest())?;
+        let now = Instant::now();
+        *timers = Some(Timers::begin(term, self.minimum_ttl_s, &rows, now, self.extension));
+        tracing::info!(term, leases = rows.len(), "keeping the time of leases");
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeps_time_of(&self) -> Option<u64> {
+        self.timers().as_ref().map(|timers| timers.term)
     }
 
     fn end(&self) {
@@ -193,12 +210,13 @@ impl Keeper {
         }
         match outcome.map(|outcome| outcome.response) {
             Ok(Ok(_)) => {
+                metrics().leases.expired.inc_by(handled as u64);
                 tracing::debug!(leases = handled, "revoked leases whose time was over");
                 Ok(true)
             }
             Ok(Err(rejection)) => {
                 tracing::warn!(reason = rejection.message, "the machine revokes no leases");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(limits::LEASES_REFUSED_RETRY).await;
                 Ok(true)
             }
             Err(error) => Err(error),
@@ -272,7 +290,7 @@ impl Keeper {
             impl Future<Output = Result<Outcome, RequestError>> + Send + 'static,
         )>,
     )> {
-        let (mut unknown, mut checkpointed) = (Vec::new(), Vec::new());
+        let (mut unknown, mut checkpointed, mut renewed) = (Vec::new(), Vec::new(), 0);
         let now = Instant::now();
         let mut timers = self.timers();
         let timers = timers.as_mut().filter(|timers| timers.term == term)?;
@@ -283,7 +301,10 @@ impl Keeper {
                 false => timers.remaining_s(id, now).map_or(Renewal::Unknown, Renewal::Renewed),
             };
             times[*place] = match renewal {
-                Renewal::Renewed(seconds) => LeaseTime::Seconds(seconds),
+                Renewal::Renewed(seconds) => {
+                    renewed += u64::from(renew);
+                    LeaseTime::Seconds(seconds)
+                }
                 Renewal::Expired => LeaseTime::Pending,
                 Renewal::Unknown => {
                     unknown.push(*place);
@@ -294,6 +315,9 @@ impl Keeper {
                     LeaseTime::Pending
                 }
             };
+        }
+        if renewed > 0 {
+            metrics().leases.renewed.inc_by(renewed);
         }
         if checkpointed.is_empty() {
             return Some((unknown, None));

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::row::LeaseRow;
+use super::keeper::Keeper;
+use super::row::{LeaseRow, LeaseTables};
 use super::timers::{CHECKPOINT_INTERVAL, Renewal, Timers};
+use crate::storage::{State, TableKind, TableSpec, files};
 
 const EXTENSION: Duration = Duration::from_secs(1);
 const MINIMUM_TTL_S: i64 = 2;
@@ -189,4 +191,29 @@ fn timers_are_a_list_of_deadlines() {
             }
         }
     }
+}
+
+/// A leader that cannot read the leases at first has timers as soon as it can: nobody else would make them.
+#[tokio::test]
+async fn a_leader_that_cannot_read_the_leases_tries_again() {
+    let spec = |id, name: &str| TableSpec { id, name: name.into(), kind: TableKind::Durable };
+    let tables = [spec(1, "lease"), spec(2, "lease_grant")];
+    let directory = tempfile::tempdir().unwrap();
+    let mut state = State::open(directory.path(), &files(), &[spec(3, "key")]).unwrap();
+    let views = state.views();
+    let keeper = Keeper::new(&tables, MINIMUM_TTL_S, EXTENSION);
+    let found = LeaseTables::find(&tables).unwrap();
+    assert!(found.all(&views.latest()).is_err(), "the tables are not there yet");
+    let make = keeper.make_timers(found, 7, &views);
+    let appear = async {
+        // The first attempt has been made when this runs, and has failed.
+        tokio::task::yield_now().await;
+        assert_eq!(keeper.keeps_time_of(), None);
+        state.declare(&tables).unwrap();
+        let (writes, mark) = (state.overlay().into_writes(), state.view().mark().clone());
+        state.commit(writes, mark).unwrap();
+    };
+    let both = async { tokio::join!(make, appear) };
+    tokio::time::timeout(s(20), both).await.expect("timers, once the leases can be read");
+    assert_eq!(keeper.keeps_time_of(), Some(7));
 }

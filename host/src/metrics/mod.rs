@@ -8,6 +8,7 @@
 mod calls;
 mod figures;
 mod registrar;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -54,6 +55,12 @@ pub struct Metrics {
     pub apply_batch_entries: Histogram,
     pub guest_fuel: IntCounter,
     pub modules: Modules,
+
+    // The store.
+    pub operations: store::Operations,
+    pub leases: store::Leases,
+    pub watches: store::Watches,
+    pub works: store::Works,
 
     // What clients ask for.
     pub health: Health,
@@ -214,6 +221,10 @@ impl Metrics {
                 "The fuel (about one unit an instruction) that applied batches have used.",
             ),
             modules: Modules::new(&mut to),
+            operations: store::Operations::new(&mut to),
+            leases: store::Leases::new(&mut to),
+            watches: store::Watches::new(&mut to),
+            works: store::Works::new(&mut to),
             health: Health::new(&mut to),
             calls: calls::Vectors::new(&mut to),
             registry: Registry::new(),

@@ -31,6 +31,7 @@ use super::feed::{self, EventFeed};
 use super::membership::AppliedMembership;
 use super::module_execution::ActiveModules;
 use super::observer::Observer;
+use super::operations;
 use super::progress::{Expelled, Progress};
 use super::shadow::Shadows;
 use super::shard::Shards;
@@ -42,6 +43,8 @@ use crate::storage::{AppliedId, Defragmentation, Mark, State, View, snapshot};
 
 /// How long applied entries may wait until the state on disk covers them. The log has them meanwhile.
 const DURABLE_INTERVAL: Duration = Duration::from_millis(500);
+/// What takes longer counts as slow: etcd's `DefaultWarningApplyDuration`.
+const SLOW_APPLY: Duration = Duration::from_millis(100);
 /// How many entries may wait for it.
 const DURABLE_ENTRIES: u64 = 5_000;
 
@@ -226,11 +229,15 @@ impl Applier {
         }
         metrics().apply_batch_entries.observe(entries.len() as f64);
         while !entries.is_empty() {
+            let began = Instant::now();
             let timer = metrics().guest_apply_seconds.start_timer();
             let execution = self.execute(&entries)?;
             timer.observe_duration();
             let behind = entries.split_off(execution.entries);
             self.commit(&entries, execution)?;
+            if began.elapsed() > SLOW_APPLY {
+                metrics().operations.slow_applies.inc_by(entries.len() as u64);
+            }
             entries = behind;
         }
         Ok(())
@@ -270,6 +277,7 @@ impl Applier {
             self.modules = modules;
         }
 
+        operations::applied(&commands, &outcomes, keys);
         self.feed.publish(revision, events);
         self.clock.observe(time_ms);
         if let Some(membership) = membership {
@@ -284,6 +292,7 @@ impl Applier {
         self.shards.complete(origins.zip(outcomes.into_iter().map(Ok)));
         self.shards.fail(entries.iter().filter_map(out_of_term), RequestError::TermOver);
         drop(spent);
+        self.machine.make_spare();
         Ok(())
     }
 
@@ -361,6 +370,13 @@ impl Applier {
     }
 
     pub(super) fn install(&mut self, path: &Path) -> io::Result<()> {
+        metrics().works.installing.set(1);
+        let installed = self.install_file(path);
+        metrics().works.installing.set(0);
+        installed
+    }
+
+    fn install_file(&mut self, path: &Path) -> io::Result<()> {
         self.state.install_snapshot(path).map_err(io::Error::other)?;
         self.follow_slots()?;
         rebuild(&self.machine, &mut self.state).map_err(io::Error::other)?;

@@ -17,6 +17,7 @@ use super::node::Node;
 use super::snapshot_stream;
 use super::state_machine::SnapshotData;
 use crate::limits;
+use crate::metrics::metrics;
 use crate::runtime::Outcome;
 
 /// How long a peer may take to answer.
@@ -120,6 +121,8 @@ impl Node {
         let node = self.clone();
         let work = tokio::spawn(async move {
             let _turn = node.defragmenting.lock().await;
+            let _timer = metrics().works.defragment_seconds.start_timer();
+            let _inflight = Inflight::begin();
             let work = node.apply()?.begin_defragment().await?;
             let copying = tokio::task::spawn_blocking(move || {
                 work.copy().map_err(std::io::Error::other)?;
@@ -132,5 +135,21 @@ impl Node {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(_) => Err("this member is stopping".to_owned()),
         }
+    }
+}
+
+/// Says that a defragmentation is under way, however it ends.
+struct Inflight;
+
+impl Inflight {
+    fn begin() -> Inflight {
+        metrics().works.defragmenting.set(1);
+        Inflight
+    }
+}
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        metrics().works.defragmenting.set(0);
     }
 }

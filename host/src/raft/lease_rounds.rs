@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::RequestError;
+use super::confirmer::{Confirmed, Confirmer};
 use super::network::Peers;
 use super::progress::Progress;
-use super::read_index::confirm_term;
 use super::types::Raft;
 use crate::limits;
 
@@ -76,6 +76,7 @@ pub struct PeerLeaseRound {
 /// The task that makes the rounds. It runs on the raft runtime.
 pub struct LeaseRounds {
     pub raft: Raft,
+    pub confirmer: Arc<Confirmer>,
     pub peers: Arc<Peers>,
     pub progress: Arc<Progress>,
     pub request_timeout: Duration,
@@ -125,7 +126,7 @@ impl LeaseRounds {
     async fn answer(&self, asks: &[LeaseAsk]) -> LeaseAnswer {
         loop {
             if self.raft.is_leader() {
-                if let Some((term, index)) = confirm_term(&self.raft).await {
+                if let Some(Confirmed { term, index }) = self.confirmer.confirm().await {
                     return LeaseAnswer::Leads { term, index };
                 }
             } else if let Some(leader_id) =

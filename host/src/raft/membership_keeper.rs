@@ -101,6 +101,7 @@ impl MembershipKeeper {
         if let Attempt::Changed(changed) = &attempt {
             tracing::info!(change = ?change, index = changed.log_index, "changed the membership");
             if let MembershipChange::Promote { id } = change {
+                crate::metrics::metrics().operations.learners_promoted.inc();
                 self.give_vote(*id).await;
             }
         }

@@ -144,6 +144,12 @@ impl From<io::Error> for Stop {
     }
 }
 
+/// A module cannot be shown all that a request touches.
+fn too_much(what: String) -> Stop {
+    let message = format!("instar: this request touches {what}");
+    Stop::Refused(Rejection { code: RESOURCE_EXHAUSTED, message })
+}
+
 /// One entry that concerns modules.
 struct Turn<'a> {
     applier: &'a Applier,
@@ -315,7 +321,7 @@ impl<'a> Turn<'a> {
         touched: &BTreeMap<Bytes, Option<KeyValue>>,
     ) -> Result<Vec<TouchedKey>, Stop> {
         let mut keys = self.keys();
-        let mut events = Vec::new();
+        let (mut events, mut bytes) = (Vec::new(), 0);
         for (key, current) in touched.iter().filter(|(key, _)| active.covers(key)) {
             let read = keys.range(key, None, 1, limits::MODULE_FUEL);
             let previous = match read {
@@ -325,6 +331,14 @@ impl<'a> Turn<'a> {
                 }
                 Err(CallError::Local(failure)) => return Err(io::Error::other(failure).into()),
             };
+            let values = current.iter().chain(&previous).map(|kv| kv.value.len());
+            bytes += key.len() + values.sum::<usize>();
+            if bytes > limits::MODULE_EVENT_BYTES {
+                let (name, limit) = (active.name(), limits::MODULE_EVENT_BYTES);
+                return Err(too_much(format!(
+                    "more than {limit} bytes of keys and values that the module {name:?} looks at"
+                )));
+            }
             events.push(TouchedKey { key: key.clone(), current: current.clone(), previous });
         }
         Ok(events)
@@ -335,10 +349,9 @@ impl<'a> Turn<'a> {
             return Ok(());
         }
         let (name, limit) = (active.name(), limits::MODULE_EVENTS);
-        let message = format!(
-            "instar: this request touches {count} keys that the module {name:?} looks at; {limit} are allowed at once"
-        );
-        Err(Stop::Refused(Rejection { code: RESOURCE_EXHAUSTED, message }))
+        Err(too_much(format!(
+            "{count} keys that the module {name:?} looks at; {limit} are allowed at once"
+        )))
     }
 
     fn keys(&self) -> MachineKeys {

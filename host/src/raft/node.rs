@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::RequestError;
 use super::apply::ApplyThread;
+use super::confirmer::Confirmer;
 use super::digests::Digests;
 use super::feed::EventFeed;
 use super::lease_rounds::{LeaseRound, PeerLeaseRound};
@@ -115,6 +116,7 @@ pub enum MoveLeaderError {
 pub struct Node {
     pub(super) raft: Raft,
     /// Of raft.
+    pub(super) confirmer: Arc<Confirmer>,
     runtime: tokio::runtime::Handle,
     pub(super) own_id: u64,
     pub progress: Arc<Progress>,
@@ -163,6 +165,7 @@ impl Node {
         let raft = wiring.start_raft(&options, log_store, state_machine).await?;
 
         let node = Arc::new(Self {
+            confirmer: Arc::new(Confirmer::new(raft.clone())),
             raft: raft.clone(),
             runtime: tokio::runtime::Handle::current(),
             own_id: options.own.member_id,

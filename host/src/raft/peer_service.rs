@@ -24,6 +24,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::change_messages;
+use super::confirmer::{Confirmed, Confirmer};
 use super::digests::Digests;
 use super::lease_rounds::{LeaseAsk, LeaseTime, PeerLeaseRound};
 use super::membership_keeper::{Attempt, MembershipKeeper};
@@ -32,7 +33,7 @@ use super::progress::Progress;
 use super::proposer::Proposal;
 use super::state_machine::snapshot_of;
 use super::types::{self, DecodeError, Raft, TypeConfig};
-use super::{integrity, read_index, snapshot_stream};
+use super::{integrity, snapshot_stream};
 use crate::limits;
 use crate::metrics::{member_label, metrics};
 use crate::runtime::ActiveReader;
@@ -42,6 +43,7 @@ use crate::storage::Views;
 pub struct PeerService {
     pub own: OwnIdentity,
     pub raft: Raft,
+    pub confirmer: Arc<Confirmer>,
     pub progress: Arc<Progress>,
     pub membership: Arc<MembershipKeeper>,
     pub proposals: mpsc::Sender<Vec<Proposal>>,
@@ -302,9 +304,10 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::QueryResponse>, Status> {
         let message = request.into_inner();
         self.admit(message.identity.as_ref())?;
-        let index =
-            if self.serves_as_leader() { read_index::confirm(&self.raft).await } else { None };
-        let Some(index) = index else { return Ok(Response::new(pb::QueryResponse::default())) };
+        let confirmed = if self.serves_as_leader() { self.confirmer.confirm().await } else { None };
+        let Some(Confirmed { index, .. }) = confirmed else {
+            return Ok(Response::new(pb::QueryResponse::default()));
+        };
         self.progress.wait_applied(index).await;
         let view = self.views.latest();
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -371,10 +374,11 @@ impl Peer for PeerService {
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexResponse>, Status> {
         self.admit(request.into_inner().identity.as_ref())?;
-        let index =
-            if self.raft.is_leader() { read_index::confirm(&self.raft).await } else { None };
-        let response =
-            pb::ReadIndexResponse { confirmed: index.is_some(), index: index.unwrap_or_default() };
+        let confirmed = if self.raft.is_leader() { self.confirmer.confirm().await } else { None };
+        let response = pb::ReadIndexResponse {
+            confirmed: confirmed.is_some(),
+            index: confirmed.map_or(0, |confirmed| confirmed.index),
+        };
         Ok(Response::new(response))
     }
 
@@ -386,10 +390,10 @@ impl Peer for PeerService {
         let message = request.into_inner();
         self.admit(message.identity.as_ref())?;
         let confirmed = match self.serves_as_leader() {
-            true => read_index::confirm_term(&self.raft).await,
+            true => self.confirmer.confirm().await,
             false => None,
         };
-        let Some((term, index)) = confirmed else {
+        let Some(Confirmed { term, index }) = confirmed else {
             return Ok(Response::new(pb::LeaseTimesResponse::default()));
         };
         let ask = |ask: pb::LeaseAsk| LeaseAsk { id: ask.id, renew: ask.renew };

@@ -7,17 +7,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openraft::errors::ClientWriteError;
-use openraft::raft::ClientWriteResult;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use openraft::errors::{ClientWriteError, Fatal};
+use openraft::raft::WriteResult;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::RequestError;
 use super::clock::ReplicatedClock;
+use super::gathering::{Gathering, UnderWay};
 use super::network::Peers;
 use super::progress::Progress;
 use super::shard::Shards;
 use super::types::{Command, Raft, TypeConfig};
-use super::waiters::FailureNotice;
 use crate::limits;
 
 /// How long a proposal that nobody could take waits before it is tried again.
@@ -43,7 +45,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn of_write(command: Command, result: ClientWriteResult<TypeConfig>) -> Option<Self> {
+    /// Success needs no telling: the outcome takes its own way back, from the apply thread.
+    fn of_write(command: Command, result: WriteResult<TypeConfig>) -> Option<Self> {
         match result {
             Ok(_) => None,
             Err(ClientWriteError::ForwardToLeader(_)) => Some(Self::NotAppended(command)),
@@ -69,27 +72,31 @@ impl Proposer {
         let forwards = Arc::new(Semaphore::new(limits::FORWARDED_BATCHES));
         let mut parked: Vec<Proposal> = Vec::new();
         let mut retry_at = Instant::now();
+        let mut gathering = Gathering::default();
         loop {
-            let mut batch = Vec::new();
+            let mut received = Vec::new();
             tokio::select! {
-                received = proposals.recv() => match received {
-                    Some(received) => batch = received,
+                proposed = proposals.recv() => match proposed {
+                    Some(proposed) => received = proposed,
                     None => return,
                 },
                 Some(failure) = failed.recv() => parked.extend(self.retry(failure)),
                 () = tokio::time::sleep_until(retry_at.into()), if !parked.is_empty() => {
-                    batch = std::mem::take(&mut parked);
+                    received = std::mem::take(&mut parked);
                 }
+                () = gathering.changed() => {}
             }
             while let Ok(more) = proposals.try_recv() {
-                batch.extend(more);
+                received.extend(more);
             }
             while let Ok(failure) = failed.try_recv() {
                 parked.extend(self.retry(failure));
             }
             let now = Instant::now();
+            gathering.add(received, now);
+            let Some(mut batch) = gathering.take(now) else { continue };
             batch.retain(|proposal| proposal.deadline > now);
-            let unsent = self.route(batch, &failures, &forwards).await;
+            let unsent = self.route(batch, gathering.sent(), &failures, &forwards).await;
             if retry_at <= now {
                 retry_at = now + RETRY_DELAY;
             }
@@ -101,6 +108,7 @@ impl Proposer {
     async fn route(
         &self,
         batch: Vec<Proposal>,
+        under_way: UnderWay,
         failures: &mpsc::UnboundedSender<Failure>,
         forwards: &Arc<Semaphore>,
     ) -> Vec<Proposal> {
@@ -108,7 +116,7 @@ impl Proposer {
             return batch;
         }
         if self.raft.is_leader() {
-            self.propose(batch, failures).await;
+            self.propose(batch, under_way, failures).await;
             return Vec::new();
         }
         let leader_id =
@@ -121,20 +129,32 @@ impl Proposer {
         let failures = failures.clone();
         tokio::spawn(async move {
             forward(&peers, &shards, leader_id, batch, &failures).await;
-            drop(permit);
+            drop((permit, under_way));
         });
         Vec::new()
     }
 
-    async fn propose(&self, batch: Vec<Proposal>, failures: &mpsc::UnboundedSender<Failure>) {
+    async fn propose(
+        &self,
+        batch: Vec<Proposal>,
+        under_way: UnderWay,
+        failures: &mpsc::UnboundedSender<Failure>,
+    ) {
+        let under_way = Arc::new(under_way);
         let time_ms = self.clock.now_ms();
-        for Proposal { mut command, .. } in batch {
-            command.time_ms = time_ms;
-            let notice = FailureNotice::new(command.clone(), failures.clone());
-            if self.raft.client_write_ff(command, Some(notice)).await.is_err() {
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let behind = rest.split_off(chunk_length(&rest));
+            let commands =
+                rest.into_iter().map(|Proposal { command, .. }| Command { time_ms, ..command });
+            let commands: Vec<Command> = commands.collect();
+            // openraft runs its whole engine once a message: so one message for all, not one each.
+            let Ok(results) = self.raft.client_write_many(commands.clone()).await else {
                 // openraft has stopped; `node` ends the process, and says why.
                 return;
-            }
+            };
+            tokio::spawn(report_failures(commands, results, failures.clone(), under_way.clone()));
+            rest = behind;
         }
     }
 
@@ -150,6 +170,22 @@ impl Proposer {
                 self.shards.fail([command.origin], RequestError::LeaderLost);
                 None
             }
+        }
+    }
+}
+
+/// Gives back the commands of one message that came to nothing; they may still be worth another try.
+async fn report_failures(
+    commands: Vec<Command>,
+    mut results: BoxStream<'static, Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>,
+    failures: mpsc::UnboundedSender<Failure>,
+    _under_way: Arc<UnderWay>,
+) {
+    for command in commands {
+        // Without results openraft has stopped, and the waiters are told so.
+        let Some(Ok(result)) = results.next().await else { return };
+        if let Some(failure) = Failure::of_write(command, result) {
+            drop(failures.send(failure));
         }
     }
 }
@@ -187,7 +223,7 @@ fn retry_later(batch: Vec<Proposal>, failures: &mpsc::UnboundedSender<Failure>) 
     }
 }
 
-/// How many of the commands fit into one message to the leader; at least one.
+/// How many of the commands fit into one message; at least one.
 fn chunk_length(batch: &[Proposal]) -> usize {
     let mut bytes = 0;
     let fits = |proposal: &&Proposal| {

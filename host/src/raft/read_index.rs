@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
-use openraft::raft::linearizable_read::LinearizerOption;
 use tokio::sync::{mpsc, oneshot};
 
 use super::RequestError;
+use super::confirmer::Confirmer;
 use super::network::Peers;
 use super::progress::Progress;
 use super::types::Raft;
+use crate::metrics::metrics;
 
 /// How long a round waits before it asks again; etcd's `readIndexRetryTime`.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -29,6 +29,7 @@ pub struct ReadRound {
 /// The task that makes the rounds. It runs on the raft runtime.
 pub struct ReadIndex {
     pub raft: Raft,
+    pub confirmer: Arc<Confirmer>,
     pub peers: Arc<Peers>,
     pub progress: Arc<Progress>,
     pub request_timeout: Duration,
@@ -48,7 +49,8 @@ impl ReadIndex {
             };
             let result = tokio::time::timeout(self.request_timeout, round)
                 .await
-                .map_err(|_| RequestError::TimedOut);
+                .map_err(|_| RequestError::TimedOut)
+                .inspect_err(|_| metrics().operations.slow_read_indexes.inc());
             for round in waiting {
                 // A shard whose runtime has ended has no readers left.
                 drop(round.reply.send(result.clone()));
@@ -61,7 +63,9 @@ impl ReadIndex {
         loop {
             let leader_id = self.progress.leader_id();
             let index = match leader_id {
-                _ if self.raft.is_leader() => confirm(&self.raft).await,
+                _ if self.raft.is_leader() => {
+                    self.confirmer.confirm().await.map(|confirmed| confirmed.index)
+                }
                 Some(leader_id) if leader_id != self.peers.own_id() => {
                     match tokio::time::timeout(RETRY_INTERVAL, self.peers.read_index(leader_id))
                         .await
@@ -80,27 +84,6 @@ impl ReadIndex {
                 Some(index) => return index,
                 None => tokio::time::sleep(LEADER_POLL).await,
             }
-        }
-    }
-}
-
-/// Asks a quorum whether this member still leads; the index to wait for if it does. Also what a follower's request ends
-/// in (`peer_service`).
-pub async fn confirm(raft: &Raft) -> Option<u64> {
-    confirm_term(raft).await.map(|(_, index)| index)
-}
-
-/// The same, and the term that this member leads in: the index to wait for is never older than the leader's first entry.
-pub async fn confirm_term(raft: &Raft) -> Option<(u64, u64)> {
-    let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(RETRY_INTERVAL);
-    match raft.get_read_linearizer(option).await {
-        Ok(linearizer) => {
-            let read_log_id = linearizer.read_log_id().log_id();
-            Some((read_log_id.leader_id.term, read_log_id.index))
-        }
-        Err(error) => {
-            tracing::debug!(error = %error, "leadership was not confirmed");
-            None
         }
     }
 }

@@ -169,6 +169,7 @@ impl Shard {
     async fn send_read_rounds(&self) {
         loop {
             self.readers_waiting.notified().await;
+            self.gather_readers().await;
             let readers = std::mem::take(&mut *lock(&self.readers));
             if readers.is_empty() {
                 continue;
@@ -182,6 +183,23 @@ impl Shard {
                 // A client that has gone away no longer listens.
                 drop(reader.send(result.clone()));
             }
+        }
+    }
+
+    /// Waits as long as each turn of the runtime brings more readers: where nothing else is to be done that takes a
+    /// microsecond or two, and on a processor that cannot keep up a round is shared by many.
+    async fn gather_readers(&self) {
+        let since = Instant::now();
+        let mut seen = 0;
+        while since.elapsed() < limits::GATHER_TIME {
+            let waiting = lock(&self.readers).len();
+            if waiting == seen {
+                return;
+            }
+            seen = waiting;
+            // The first brings in what the sockets have, the second what becomes of it.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
         }
     }
 

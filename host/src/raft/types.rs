@@ -14,8 +14,6 @@ use openraft::{OptionalSend, RaftTypeConfig};
 use proto::instar::log as pb;
 use thiserror::Error;
 
-use super::waiters::FailureNotice;
-
 /// Instar's instantiation of openraft.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TypeConfig;
@@ -33,7 +31,7 @@ impl RaftTypeConfig for TypeConfig {
     type Entry = openraft::Entry<LeaderId, Self::Payload>;
     type AsyncRuntime = openraft::impls::TokioRuntime;
     type Responder<T>
-        = FailureNotice<T>
+        = openraft::impls::ProgressResponder<Self, T>
     where
         T: OptionalSend + 'static;
     type Batch<T>

@@ -8,14 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use openraft::OptionalSend;
-use openraft::raft::ClientWriteResult;
-use openraft::raft::responder::Responder;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::RequestError;
-use super::proposer::Failure;
-use super::types::{Command, LogId, TypeConfig};
 use crate::runtime::Outcome;
 
 /// What became of a command.
@@ -94,31 +89,6 @@ impl Ring {
         while let Some(None) = self.slots.front() {
             self.slots.pop_front();
             self.first += 1;
-        }
-    }
-}
-
-/// openraft's view of a waiter. Success needs no telling, since the outcome takes its own way from the apply thread;
-/// a failure goes back to the proposer with the command, which may still be worth another try.
-pub struct FailureNotice<T> {
-    command: Command,
-    failures: mpsc::UnboundedSender<Failure>,
-    judge: fn(Command, T) -> Option<Failure>,
-}
-
-impl FailureNotice<ClientWriteResult<TypeConfig>> {
-    pub fn new(command: Command, failures: mpsc::UnboundedSender<Failure>) -> Self {
-        Self { command, failures, judge: Failure::of_write }
-    }
-}
-
-impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for FailureNotice<T> {
-    fn on_commit(&mut self, _log_id: LogId) {}
-
-    fn on_complete(self, result: T) {
-        if let Some(failure) = (self.judge)(self.command, result) {
-            // Without a proposer the member is stopping, and its waiters are told so.
-            drop(self.failures.send(failure));
         }
     }
 }

@@ -207,6 +207,7 @@ impl Wiring {
         let service = PeerService {
             own: options.own.clone(),
             raft: node.raft.clone(),
+            confirmer: node.confirmer.clone(),
             progress: self.progress.clone(),
             membership: node.membership.clone(),
             proposals: self.proposal_sender.clone(),
@@ -235,6 +236,7 @@ impl Wiring {
         tokio::spawn(proposer.run(queues.proposals));
         let read_index = ReadIndex {
             raft: node.raft.clone(),
+            confirmer: node.confirmer.clone(),
             peers: self.peers.clone(),
             progress: self.progress.clone(),
             request_timeout,
@@ -242,6 +244,7 @@ impl Wiring {
         tokio::spawn(read_index.run(queues.rounds));
         let leases = LeaseRounds {
             raft: node.raft.clone(),
+            confirmer: node.confirmer.clone(),
             peers: self.peers.clone(),
             progress: self.progress.clone(),
             request_timeout,

@@ -59,6 +59,30 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Makes the instance of the next batch ahead: a client that is alone waits for it otherwise. To be called when there
+    /// is nothing better to do.
+    pub fn make_spare(&self) {
+        let mut spare = self.spare();
+        if spare.is_none() {
+            // What is in the way now is told by the batch that finds none.
+            *spare = self.new_instance().ok();
+        }
+    }
+
+    /// An instance without tables, which has not run yet.
+    fn instance_to_apply(&self) -> Result<(Instance, ApplyExport), CallError> {
+        let spare = self.spare().take();
+        spare.map_or_else(|| self.new_instance(), Ok)
+    }
+
+    fn new_instance(&self) -> Result<(Instance, ApplyExport), CallError> {
+        let mut instance = self.instance(self.state(Source::Nothing, self.budgets().shared))?;
+        let export = instance.export(&self.exports().apply)?;
+        Ok((instance, export))
+    }
+}
+
 /// The instance that a batch was applied in. Clearing its memory takes as long as a small batch does, so it is kept
 /// until the batch is answered.
 #[derive(Default)]
@@ -112,18 +136,11 @@ impl Batch<'_> {
         let (instance, export) = match &mut self.instance {
             Some(present) => present,
             vacant => {
+                let (mut instance, export) = self.machine.instance_to_apply()?;
                 let overlay = self.overlay.take().ok_or(LocalFailure::Broken)?;
                 let source = Source::Overlay(overlay, Writable::All);
-                match self.machine.instance(self.machine.state(source, budget)) {
-                    Ok(mut instance) => {
-                        let export = instance.export(&self.machine.exports().apply)?;
-                        vacant.insert((instance, export))
-                    }
-                    Err(not_made) => {
-                        self.overlay = not_made.state.into_overlay();
-                        return Err(not_made.error);
-                    }
-                }
+                *instance.state() = self.machine.state(source, budget);
+                vacant.insert((instance, export))
             }
         };
         let command = entry.command.to_vec();

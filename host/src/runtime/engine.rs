@@ -6,12 +6,14 @@ use wasmtime::{
 };
 
 use super::{fuel, fuel::Budgets};
-use crate::limits::{MACHINE_INSTANCES, MACHINE_MEMORY_BYTES};
+use crate::limits::{
+    MACHINE_INSTANCES, MACHINE_MEMORY_BYTES, MODULE_INSTANCES, MODULE_MEMORY_BYTES,
+};
 
 /// The version of the execution environment: whatever may make two hosts disagree about what a machine does. Replicas
 /// of a cluster run the same one. It names the engine and its settings below, the fuel table, the budgets, and the
 /// limits on what a machine returns; raise the number at the end whenever any of them changes.
-pub const ENVIRONMENT: &str = "wasmtime-48/1";
+pub const ENVIRONMENT: &str = "wasmtime-48/2";
 
 /// The stack that guest code may use, in bytes. Whoever calls a machine does so on a thread with at least twice as
 /// much left. How deep a recursion gets in it depends on the compiled code, and so on the engine's version and the
@@ -26,8 +28,15 @@ const KEEP_RESIDENT_BYTES: usize = 4 << 20;
 /// The same where the kernel cannot tell which pages were written, so that all of it is cleared every time.
 const KEEP_RESIDENT_UNSCANNED_BYTES: usize = 256 << 10;
 
-/// Makes the one engine of the process.
-pub(super) fn engine() -> wasmtime::Result<Engine> {
+/// What runs on an engine. There is one of each kind a process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guests {
+    Machines,
+    /// Whoever wrote them, apply waits for them: what may take long costs them more.
+    Modules,
+}
+
+pub(super) fn engine(guests: Guests) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         // Named, it is the architecture as such, without what this processor has beyond it: all members of one
@@ -38,14 +47,17 @@ pub(super) fn engine() -> wasmtime::Result<Engine> {
         .cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking)
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)
-        .operator_cost(fuel::operator_cost())
+        .operator_cost(match guests {
+            Guests::Machines => fuel::operator_cost(),
+            Guests::Modules => fuel::module_operator_cost(),
+        })
         .max_wasm_stack(GUEST_STACK_BYTES)
         .concurrency_support(false)
         .shared_memory(false)
         // A trace of frames costs time at every trap, and says nothing once names are stripped.
         .wasm_backtrace_max_frames(None)
         .generate_address_map(false)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(guests)));
     for (feature, enabled) in features() {
         config.wasm_features(feature, enabled);
     }
@@ -80,20 +92,24 @@ fn features() -> [(WasmFeatures, bool); 20] {
 }
 
 /// Slots for instances, made once: taking one costs some microseconds.
-fn pool() -> PoolingAllocationConfig {
+fn pool(guests: Guests) -> PoolingAllocationConfig {
+    let (instances, memory_bytes) = match guests {
+        Guests::Machines => (MACHINE_INSTANCES, MACHINE_MEMORY_BYTES),
+        Guests::Modules => (MODULE_INSTANCES, MODULE_MEMORY_BYTES),
+    };
     let mut pool = PoolingAllocationConfig::new();
     let scanned = PoolingAllocationConfig::is_pagemap_scan_available();
     let keep = if scanned { KEEP_RESIDENT_BYTES } else { KEEP_RESIDENT_UNSCANNED_BYTES };
-    pool.total_component_instances(MACHINE_INSTANCES)
+    pool.total_component_instances(instances)
         // A component as wit-component makes it is three core modules with two tables.
-        .total_core_instances(3 * MACHINE_INSTANCES)
-        .total_tables(2 * MACHINE_INSTANCES)
-        .total_memories(MACHINE_INSTANCES)
+        .total_core_instances(3 * instances)
+        .total_tables(2 * instances)
+        .total_memories(instances)
         .max_memories_per_component(1)
         .max_core_instances_per_component(3)
         .max_tables_per_component(2)
         .table_elements(TABLE_ELEMENTS)
-        .max_memory_size(MACHINE_MEMORY_BYTES)
+        .max_memory_size(memory_bytes)
         .linear_memory_keep_resident(keep)
         .table_keep_resident(4 << 10)
         .pagemap_scan(if scanned { Enabled::Yes } else { Enabled::No });

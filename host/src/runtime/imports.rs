@@ -264,7 +264,12 @@ pub(super) fn settle<R, S: Behind>(
 
 /// Charges a call of an import, and `units` of fuel for what it did.
 pub(super) fn charge<S>(cx: &mut StoreContextMut<'_, S>, units: u64) -> wasmtime::Result<()> {
-    match cx.get_fuel()?.checked_sub(PER_IMPORT.saturating_add(units)) {
+    spend(cx, PER_IMPORT.saturating_add(units))
+}
+
+/// Charges `units` of fuel, and no more.
+pub(super) fn spend<S>(cx: &mut StoreContextMut<'_, S>, units: u64) -> wasmtime::Result<()> {
+    match cx.get_fuel()?.checked_sub(units) {
         Some(left) => cx.set_fuel(left),
         None => Err(wasmtime::Trap::OutOfFuel.into()),
     }

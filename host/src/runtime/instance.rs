@@ -28,22 +28,9 @@ pub(super) struct Instance<S: Behind = HostState> {
     fuel_used: u64,
 }
 
-/// An instance that could not be made.
-pub(super) struct NotMade<S = HostState> {
-    pub error: CallError,
-    /// What would have stood behind it.
-    pub state: S,
-}
-
-impl<S> From<Box<NotMade<S>>> for CallError {
-    fn from(not_made: Box<NotMade<S>>) -> Self {
-        not_made.error
-    }
-}
-
 impl<S: Behind> Instance<S> {
     /// Makes an instance.
-    pub fn new(pre: &InstancePre<S>, mut state: S) -> Result<Self, Box<NotMade<S>>> {
+    pub fn new(pre: &InstancePre<S>, mut state: S) -> Result<Self, CallError> {
         let fuel = state.host().budget.fuel;
         let mut store = Store::new(pre.engine(), state);
         store.limiter(|state| state.host());
@@ -55,8 +42,7 @@ impl<S: Behind> Instance<S> {
                 let ended = store.data_mut().host().ended.take();
                 // Before the machine's first instruction, what fails is the host.
                 let resources = || LocalFailure::Resources(format!("{error:#}")).into();
-                let error = divide(ended, &error).unwrap_or_else(resources);
-                Err(Box::new(NotMade { error, state: store.into_data() }))
+                Err(divide(ended, &error).unwrap_or_else(resources))
             }
         }
     }

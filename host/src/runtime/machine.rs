@@ -1,6 +1,9 @@
 //! Components that became machines.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use sha2::{Digest, Sha256};
 use wasmtime::{
@@ -9,12 +12,12 @@ use wasmtime::{
 };
 
 use super::{
-    Budget, Budgets, Description, RuntimeError, abi, cache,
+    Budget, Budgets, CallError, Description, RuntimeError, abi, cache,
     component::{Exports, check_imports},
-    engine,
+    engine::{self, Guests},
     host_state::{HostState, Source},
     imports,
-    instance::{Instance, NotMade},
+    instance::Instance,
     modules::{self, Journal, Module, ModuleState},
     reader::Reader,
 };
@@ -23,10 +26,11 @@ use crate::storage::TableId;
 
 pub(super) type ApplyExport = TypedFunc<(abi::Entry,), (abi::Outcome,)>;
 
-/// The engine, and what machines may reach through it. One a process.
+/// The engines, and what machines and modules may reach through them. One a process.
 pub struct Runtime {
     engine: Engine,
     linker: Linker<HostState>,
+    module_engine: Engine,
     module_linker: Linker<ModuleState>,
     cache_dir: Option<PathBuf>,
     budgets: Budgets,
@@ -49,12 +53,13 @@ impl Runtime {
         budgets: Budgets,
     ) -> Result<Self, RuntimeError> {
         let broken = |error: wasmtime::Error| RuntimeError::Engine(format!("{error:#}"));
-        let engine = engine::engine().map_err(broken)?;
+        let engine = engine::engine(Guests::Machines).map_err(broken)?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker).map_err(broken)?;
-        let mut module_linker = Linker::new(&engine);
+        let module_engine = engine::engine(Guests::Modules).map_err(broken)?;
+        let mut module_linker = Linker::new(&module_engine);
         modules::add_to_linker(&mut module_linker).map_err(broken)?;
-        Ok(Runtime { engine, linker, module_linker, cache_dir, budgets })
+        Ok(Runtime { engine, linker, module_engine, module_linker, cache_dir, budgets })
     }
 
     /// Makes a module of a component, as [`Self::load`] makes a machine.
@@ -67,16 +72,20 @@ impl Runtime {
         component: &[u8],
         journal: &Arc<Journal>,
     ) -> Result<Module, RuntimeError> {
-        let (digest, compiled) = self.compiled(component)?;
-        Module::new(&self.engine, &self.module_linker, digest, &compiled, journal)
+        let (digest, compiled) = self.compiled(&self.module_engine, component)?;
+        Module::new(&self.module_engine, &self.module_linker, digest, &compiled, journal)
     }
 
-    fn compiled(&self, component: &[u8]) -> Result<([u8; 32], Component), RuntimeError> {
+    fn compiled(
+        &self,
+        engine: &Engine,
+        component: &[u8],
+    ) -> Result<([u8; 32], Component), RuntimeError> {
         if component.len() > COMPONENT_BYTES {
             return Err(RuntimeError::TooLarge { bytes: component.len() });
         }
         let digest: [u8; 32] = Sha256::digest(component).into();
-        let compiled = cache::compiled(&self.engine, self.cache_dir.as_deref(), &digest, component)
+        let compiled = cache::compiled(engine, self.cache_dir.as_deref(), &digest, component)
             .map_err(|error| RuntimeError::Invalid(format!("{error:#}")))?;
         Ok((digest, compiled))
     }
@@ -88,7 +97,7 @@ impl Runtime {
     ///
     /// Says what of the component does not follow the contract.
     pub fn load(&self, component: &[u8]) -> Result<Machine, RuntimeError> {
-        let (digest, compiled) = self.compiled(component)?;
+        let (digest, compiled) = self.compiled(&self.engine, component)?;
         check_imports(&self.engine, &compiled)?;
         let exports = Exports::find(&compiled)?;
         let pre = self
@@ -97,7 +106,7 @@ impl Runtime {
             .map_err(|error| RuntimeError::Invalid(format!("{error:#}")))?;
         let description = Arc::new(describe(&pre, &exports, self.budgets.brief)?);
         let budgets = self.budgets;
-        let inner = Inner { pre, exports, description, digest, budgets };
+        let inner = Inner { pre, exports, description, digest, budgets, spare: Mutex::default() };
         Ok(Machine { inner: Arc::new(inner), locked: Arc::default() })
     }
 }
@@ -109,7 +118,7 @@ fn describe(
     budget: Budget,
 ) -> Result<Description, RuntimeError> {
     let state = HostState::new(None, Source::Nothing, budget);
-    let mut instance = Instance::new(pre, state).map_err(|not_made| not_made.error)?;
+    let mut instance = Instance::new(pre, state)?;
     let wrong = |name| {
         move |error: wasmtime::Error| RuntimeError::Export { name, reason: format!("{error:#}") }
     };
@@ -143,6 +152,8 @@ struct Inner {
     description: Arc<Description>,
     digest: [u8; 32],
     budgets: Budgets,
+    /// See [`Machine::make_spare`].
+    spare: Mutex<Option<(Instance, ApplyExport)>>,
 }
 
 impl Machine {
@@ -174,6 +185,10 @@ impl Machine {
         &self.inner.exports
     }
 
+    pub(super) fn spare(&self) -> MutexGuard<'_, Option<(Instance, ApplyExport)>> {
+        self.inner.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The state behind a new instance.
     pub(super) fn state(&self, source: Source, budget: Budget) -> HostState {
         let mut state = HostState::new(Some(self.inner.description.clone()), source, budget);
@@ -182,7 +197,7 @@ impl Machine {
     }
 
     /// Makes an instance.
-    pub(super) fn instance(&self, state: HostState) -> Result<Instance, Box<NotMade>> {
+    pub(super) fn instance(&self, state: HostState) -> Result<Instance, CallError> {
         Instance::new(&self.inner.pre, state)
     }
 }

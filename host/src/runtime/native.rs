@@ -93,6 +93,9 @@ impl Machine {
         Reader(())
     }
 
+    /// There are no instances here.
+    pub fn make_spare(&self) {}
+
     pub fn apply(
         &self,
         overlay: Overlay,

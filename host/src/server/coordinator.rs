@@ -161,28 +161,19 @@ impl Coordinator for ClientCoordinator {
         self.check_service()?;
         let view = self.shared.views.latest();
         let answer = if heavy {
-            self.query_pool.query(view, request).await?
+            self.query_pool.query(view, request.clone()).await?
         } else {
             self.with_reader(|reader| reader.query(&view, &request))
         };
-        answer.map(answered).map_err(|error| self.refused(error))
+        let answer = answer.map_err(|error| self.refused(error))?;
+        raft::count_answered(&request, &answer.body);
+        Ok(answered(answer))
     }
 
     async fn read_index(&self) -> Result<(), RequestError> {
         self.check_service()?;
         let confirmed = self.shard.read_index().await;
         Ok(confirmed.inspect_err(|_| metrics().read_indexes_failed.inc())?)
-    }
-
-    async fn changed(&self, since: u64) {
-        let changed = || self.shared.views.latest().mark().revision != since;
-        while !changed() {
-            let applied = self.shared.node.progress.applied_index();
-            // A batch that came in between has moved the index, or is in the view.
-            if !changed() {
-                self.shared.node.progress.wait_applied(applied + 1).await;
-            }
-        }
     }
 
     async fn renew_lease(&self, id: i64) -> Result<Option<i64>, RequestError> {
@@ -226,6 +217,7 @@ impl Coordinator for ClientCoordinator {
         let directory = self.shared.snapshot_directory.clone();
         let written = tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            let _timer = metrics().works.snapshot_seconds.start_timer();
             database_snapshot::write(&view, &directory)
         });
         let written = written.await.map_err(|_| RequestError::Stopped)?;

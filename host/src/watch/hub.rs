@@ -10,6 +10,7 @@ use super::interest::Interest;
 use super::stream::{Stream, WatchMessage};
 use super::watcher::{Standing, WatchRequest, Watcher, WatcherKey};
 use crate::limits;
+use crate::metrics::metrics;
 use crate::raft::{Batches, EventBatch, EventFeed, WatchEvent};
 
 /// The id of a watcher that is none, and of all watchers of a stream.
@@ -71,6 +72,7 @@ impl Hub {
         let number = state.last_stream;
         let ready = Arc::new(Notify::new());
         state.streams.insert(number, Stream::new(ready.clone()));
+        metrics().watches.streams.inc();
         WatchStream { hub: self, number, ready }
     }
 
@@ -187,6 +189,8 @@ impl Drop for WatchStream<'_> {
     fn drop(&mut self) {
         let mut state = self.hub.lock();
         let Some(stream) = state.streams.remove(&self.number) else { return };
+        metrics().watches.streams.dec();
+        metrics().watches.pending_events.sub(stream.pending_events());
         for watcher in stream.watchers.into_values() {
             state.remove(watcher);
         }
@@ -259,6 +263,7 @@ impl State {
         watcher.asks_storage = is_past;
         self.synced.insert(&watcher.key, watcher.end.as_ref(), key);
         self.watchers.insert(key, watcher);
+        metrics().watches.watchers.inc();
         if is_past {
             self.set_standing(key, Standing::Lagging);
         }
@@ -269,6 +274,8 @@ impl State {
     pub(super) fn set_standing(&mut self, key: WatcherKey, standing: Standing) {
         let Some(watcher) = self.watchers.get_mut(&key) else { return };
         let before = std::mem::replace(&mut watcher.standing, standing);
+        let slow = i64::from(standing.is_slow()) - i64::from(before.is_slow());
+        metrics().watches.slow_watchers.add(slow);
         let Some(stream) = self.streams.get_mut(&watcher.stream) else { return };
         match before {
             Standing::Synced => {
@@ -293,6 +300,8 @@ impl State {
     fn remove(&mut self, key: WatcherKey) {
         let Some(watcher) = self.watchers.remove(&key) else { return };
         self.key_bytes -= watcher.key_bytes();
+        metrics().watches.watchers.dec();
+        metrics().watches.slow_watchers.sub(watcher.standing.is_slow().into());
         self.lagging.remove(&(watcher.next, key));
         if watcher.standing == Standing::Synced {
             self.synced.remove(&watcher.key, watcher.end.as_ref(), key);

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::watcher::WatcherKey;
 use crate::limits;
+use crate::metrics::metrics;
 use crate::raft::WatchEvent;
 
 /// One WatchResponse.
@@ -46,6 +47,13 @@ pub enum WatchMessage {
 }
 
 impl WatchMessage {
+    fn events(&self) -> i64 {
+        match self {
+            WatchMessage::Events { events, .. } => events.len() as i64,
+            _ => 0,
+        }
+    }
+
     fn bytes(&self) -> usize {
         /// What a message takes beside its events.
         const MESSAGE_BYTES: usize = 96;
@@ -86,12 +94,18 @@ impl Stream {
         Stream { ready, ..Stream::default() }
     }
 
+    /// Events that wait to be sent.
+    pub fn pending_events(&self) -> i64 {
+        self.outbox.iter().map(WatchMessage::events).sum()
+    }
+
     pub fn has_room(&self) -> bool {
         self.outbox_bytes < limits::WATCH_STREAM_QUEUE_BYTES
     }
 
     pub fn push(&mut self, message: WatchMessage) {
         self.outbox_bytes += message.bytes();
+        metrics().watches.pending_events.add(message.events());
         self.outbox.push_back(message);
         // One wake-up, however many messages.
         if !std::mem::replace(&mut self.is_woken, true) {
@@ -102,7 +116,10 @@ impl Stream {
     pub fn pop(&mut self) -> Option<WatchMessage> {
         let message = self.outbox.pop_front();
         match &message {
-            Some(message) => self.outbox_bytes -= message.bytes(),
+            Some(message) => {
+                self.outbox_bytes -= message.bytes();
+                metrics().watches.pending_events.sub(message.events());
+            }
             None => self.is_woken = false,
         }
         message

@@ -40,6 +40,13 @@ pub enum Standing {
     Compacted,
 }
 
+impl Standing {
+    /// Whether there is something that it is still to be told of, by others than the hub.
+    pub fn is_slow(self) -> bool {
+        matches!(self, Standing::Lagging | Standing::Stalled)
+    }
+}
+
 #[derive(Debug)]
 pub struct Watcher {
     pub stream: u64,

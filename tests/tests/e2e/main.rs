@@ -1,5 +1,6 @@
 //! The end-to-end cases: real processes, judged from outside.
 
+mod bench;
 mod containers;
 mod ctl;
 mod differential;
@@ -25,6 +26,7 @@ mod restoring;
 mod shapes;
 mod starting;
 mod surviving;
+mod track_record;
 mod tutorial;
 mod watch;
 
@@ -77,6 +79,9 @@ const CASES: &[Case] = &tests::cases![
     surviving::far_behind,
     surviving::a_full_disk,
     surviving::what_ends_etcd,
+    track_record::a_watch_goes_on_over_a_snapshot_15271,
+    track_record::the_revision_stays_after_a_compaction_17780,
+    track_record::a_compacted_read_writes_nothing_18667,
     linearizability::under_kills_and_pauses,
     linearizability::under_leaders_that_wake_up,
     linearizability::of_one_member,
@@ -104,6 +109,8 @@ const CASES: &[Case] = &tests::cases![
     modules::misbehaving_beside_others,
     modules::by_command_line_and_http,
     modules::from_nothing,
+    modules::templates,
+    modules::in_c,
     modules::observed,
     maintenance::alarms_are_etcds,
     maintenance::a_full_database,
@@ -139,6 +146,7 @@ const CASES: &[Case] = &tests::cases![
     watch::a_reader_that_stops,
     watch::ten_thousand_streams,
     watch::a_stream_of_many_watchers,
+    bench::streams_and_phases,
 ];
 
 /// Only where there is an image to start: `cargo xtask container` makes one.

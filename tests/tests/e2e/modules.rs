@@ -1,7 +1,8 @@
 //! Programs of the operator's own, inside the transactions of the log: on three members, with clients that know nothing
 //! of them.
 
-use std::path::Path;
+mod guide;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,6 +18,8 @@ use tokio::process::Command;
 use tonic::codegen::tokio_stream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+
+pub use guide::{from_nothing, in_c, templates};
 
 use crate::raw;
 
@@ -464,50 +467,5 @@ pub async fn observed(scene: Scene) -> Result<Verdict> {
     let metrics = raw::http(&cluster.members[2].address, "GET", "/metrics").await?.body;
     let expected = r#"instar_module_runs_total{export="call",module="hostile"} 4"#;
     ensure!(metrics.contains(expected), "{metrics}");
-    Ok(Verdict::Passed)
-}
-
-/// From nothing to serving, by following the guide; and from an edit to running.
-pub async fn from_nothing(scene: Scene) -> Result<Verdict> {
-    if !scene.is_instar() {
-        return Ok(Verdict::Skipped("etcd has no modules".to_owned()));
-    }
-    let cluster = Plan::new(scene.subject, 3, &scene.directory).start().await?;
-    let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk");
-    let sdk = sdk.to_str().context("a path")?;
-    let run = async |directory: &Path, arguments: &[&str]| {
-        let endpoints = format!("--endpoints={}", cluster.members[0].address);
-        let mut command = Command::new(instarctl()?);
-        command.current_dir(directory).arg(endpoints).arg("module").args(arguments);
-        let output = command.output().await?;
-        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let failed = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "{arguments:?}: {said} {failed}");
-        anyhow::Ok(said)
-    };
-    let started = Instant::now();
-    run(&scene.directory, &["new", "counter", "--template", "call", "--sdk", sdk]).await?;
-    let directory = scene.directory.join("counter");
-    run(&directory, &["build"]).await?;
-    let load =
-        ["bench", "--call", "add", "--argument", "1", "--key", "/counter/", "--time", "300ms"];
-    let measured = run(&directory, &load).await?;
-    ensure!(measured.contains("calls of add") && !measured.contains("failed:"), "{measured}");
-    scene.note(measured);
-    run(&directory, &["put", "counter.wasm"]).await?;
-    run(&directory, &["activate", "counter", "--grant", "/counter/"]).await?;
-    ensure!(run(&directory, &["call", "counter", "add", "2"]).await? == "2");
-    scene.note(format!("from nothing to serving: {:?}", started.elapsed()));
-
-    let started = Instant::now();
-    let source = directory.join("src/lib.rs");
-    let edited = std::fs::read_to_string(&source)?.replace("before + by", "before + 10 * by");
-    std::fs::write(&source, edited)?;
-    run(&directory, &["build"]).await?;
-    run(&directory, &["put", "counter.wasm"]).await?;
-    run(&directory, &["activate", "counter", "--grant", "/counter/"]).await?;
-    ensure!(run(&directory, &["call", "counter", "add", "3"]).await? == "32");
-    scene.note(format!("from an edit to running: {:?}", started.elapsed()));
-    cluster.wait_equal().await?;
     Ok(Verdict::Passed)
 }

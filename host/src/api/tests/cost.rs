@@ -37,10 +37,6 @@ impl Coordinator for Nothing {
         Ok(Some(id))
     }
 
-    async fn changed(&self, _since: u64) {
-        std::future::pending().await
-    }
-
     async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
         Ok(Some(id))
     }

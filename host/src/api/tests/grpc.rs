@@ -220,6 +220,34 @@ async fn refusals_are_those_of_etcd() {
     running.server.stop(Duration::ZERO);
 }
 
+/// etcd's grace: three looks, an election's time apart. An election that goes well ends no stream.
+#[tokio::test]
+async fn a_stream_that_wants_a_leader_outlives_an_election() {
+    for path in ["/etcdserverpb.Lease/LeaseKeepAlive", "/etcdserverpb.Watch/Watch"] {
+        let running = start();
+        let mut sender = connect(running.address).await.ready().await.unwrap();
+        let mut request = grpc_request(path);
+        request.headers_mut().insert("hasleader", "true".parse().unwrap());
+        let (response, mut stream) = sender.send_request(request, false).unwrap();
+        let first = match path.contains("Watch") {
+            true => frame(&pb::WatchRequest {
+                request_union: Some(pb::watch_request::RequestUnion::CreateRequest(
+                    pb::WatchCreateRequest { key: "k".into(), ..Default::default() },
+                )),
+            }),
+            false => frame(&pb::LeaseKeepAliveRequest { id: 2 }),
+        };
+        stream.send_data(first, false).unwrap();
+        // The answer's headers come with the first message: the stream is served.
+        let response = response.await.unwrap();
+        running.fake.has_no_leader.store(true, Ordering::SeqCst);
+        let reply = collect(response).await.unwrap();
+        assert_eq!(reply.grpc(), (14, "etcdserver: no leader"), "{path}");
+        assert_eq!(running.fake.leaderless_looks.load(Ordering::SeqCst), 3, "{path}");
+        running.server.stop(Duration::ZERO);
+    }
+}
+
 /// The limit is on etcd's log entry: for this member's id it has 12 bytes more than the request, and 4 for its tag and
 /// length.
 #[tokio::test]

@@ -68,6 +68,8 @@ pub(super) const KEY_THAT_IS_LARGE: &str = "large";
 #[derive(Debug, Default)]
 pub(super) struct Fake {
     pub(super) has_no_leader: AtomicBool,
+    /// How often it was asked where it stands while it had no leader.
+    pub(super) leaderless_looks: AtomicU64,
     pub(super) is_learner: AtomicBool,
     pub(super) alarm: std::sync::Mutex<Option<Alarm>>,
     pub(super) revision: AtomicU64,
@@ -229,12 +231,6 @@ impl Coordinator for Fake {
         Ok((id % 2 == 0).then_some(id))
     }
 
-    async fn changed(&self, since: u64) {
-        while self.revision.load(Ordering::SeqCst) == since {
-            tokio::task::yield_now().await;
-        }
-    }
-
     async fn lease_remaining(&self, id: i64) -> Result<Option<i64>, RequestError> {
         self.renew_lease(id).await
     }
@@ -263,6 +259,9 @@ impl Coordinator for Fake {
 
     fn standing(&self) -> Standing {
         let has_leader = !self.has_no_leader.load(Ordering::SeqCst);
+        if !has_leader {
+            self.leaderless_looks.fetch_add(1, Ordering::SeqCst);
+        }
         Standing {
             raft_term: 2,
             leader: if has_leader { 0xa1 } else { 0 },

@@ -1,25 +1,22 @@
 //! Seeded runs of the whole protocol: two operators and a client at once, members that die at any of its steps, fall
 //! behind, and are sent snapshots across switches. A model says what the log means.
-//!
-//! `INSTAR_SEED` repeats a run, `INSTAR_CAMPAIGN` makes so many times as many.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
 use super::log::{Log, digest_of};
-use super::{Replica, expect_equal, machines, twin};
+use super::members::{MEMBERS, Members, campaign, compilers};
+use super::{expect_equal, twin};
 use crate::raft::machine_commands::MachineDigest;
 use crate::runtime::{BUILT_IN, Machines};
 
 const RUNS: u64 = 200;
 /// A component travels in so many.
 const PIECES: usize = 4;
-const MEMBERS: u64 = 3;
 
 /// What an operator or a client does: one entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,14 +170,10 @@ fn operator(random: &mut StdRng, which: usize) -> VecDeque<Step> {
 }
 
 struct Run {
-    random: StdRng,
-    log: Log,
+    members: Members,
     model: Model,
-    replicas: [Replica; 3],
     /// At which steps members die.
     deadly: fn(Step) -> bool,
-    kills: u64,
-    snapshots: u64,
 }
 
 /// One kind of step a run.
@@ -195,99 +188,41 @@ const DEADLY: [fn(Step) -> bool; 6] = [
 
 impl Run {
     fn new(seed: u64, machines: &[Arc<Machines>; 3]) -> Self {
-        let mut ids = 1..=MEMBERS;
-        let replica = |machines: &Arc<Machines>| {
-            Replica::new(ids.next().expect("three of them"), machines.clone())
-        };
         Self {
-            random: StdRng::seed_from_u64(seed),
-            log: Log::new(),
+            members: Members::new(seed, machines),
             model: Model::new(),
-            replicas: machines.each_ref().map(replica),
             deadly: DEADLY[(seed % DEADLY.len() as u64) as usize],
-            kills: 0,
-            snapshots: 0,
         }
     }
 
     fn run(mut self) -> (u64, u64) {
-        let mut operators = [operator(&mut self.random, TWIN), operator(&mut self.random, TRAP)];
+        let random = &mut self.members.random;
+        let mut operators = [operator(random, TWIN), operator(random, TRAP)];
         while operators.iter().any(|steps| !steps.is_empty()) {
-            let step = match self.random.random_range(0..4) {
+            let random = &mut self.members.random;
+            let step = match random.random_range(0..4) {
                 who @ 0..2 => operators[who].pop_front(),
                 2 => Some(Step::Put),
                 _ => Some(Step::Provoke),
             };
             let Some(step) = step else { continue };
-            let is_informed = self.random.random_bool(0.85);
-            let guess = self.random.random_range(0..3);
+            let is_informed = random.random_bool(0.85);
+            let guess = random.random_range(0..3);
             let expected = if is_informed { self.model.active } else { guess };
-            let index = self.model.append(&mut self.log, step, expected);
-            if (self.deadly)(step) && self.random.random_bool(0.3) {
-                self.kill_at(index);
+            let index = self.model.append(&mut self.members.log, step, expected);
+            if (self.deadly)(step) && self.members.random.random_bool(0.3) {
+                self.members.kill_at(index);
             }
-            self.disturb();
+            self.members.disturb();
         }
         self.settle();
-        (self.kills, self.snapshots)
-    }
-
-    /// A member dies before it has applied an entry, right after, or after that was brought to disk.
-    fn kill_at(&mut self, index: u64) {
-        let before = self.random.random_bool(0.3);
-        let is_durable = self.random.random_bool(0.4);
-        let replica = &mut self.replicas[self.random.random_range(0..MEMBERS as usize)];
-        replica.apply_to(&self.log, index - u64::from(before));
-        if is_durable {
-            replica.persist();
-        }
-        replica.crash();
-        self.kills += 1;
-    }
-
-    /// Members go on, each at its own pace; now and then one is left behind, or dies.
-    fn disturb(&mut self) {
-        for at in 0..self.replicas.len() {
-            let last = self.log.last_index();
-            match self.random.random_range(0..100) {
-                0..40 => {
-                    let from = self.replicas[at].applied_index();
-                    let index = self.random.random_range(from.min(last)..=last);
-                    self.replicas[at].apply_to(&self.log, index);
-                }
-                40..44 => self.replicas[at].persist(),
-                44..46 => {
-                    self.replicas[at].crash();
-                    self.kills += 1;
-                }
-                46..48 => self.send_snapshot(at),
-                _ => {}
-            }
-        }
-    }
-
-    fn send_snapshot(&mut self, to: usize) {
-        let from = (to + 1) % self.replicas.len();
-        if self.replicas[from].applied_index() > self.replicas[to].applied_index() {
-            let [first, second, third] = &mut self.replicas;
-            let (to, from) = match to {
-                0 => (first, second),
-                1 => (second, third),
-                _ => (third, first),
-            };
-            to.install(from);
-            self.snapshots += 1;
-        }
+        (self.members.kills, self.members.snapshots)
     }
 
     /// All apply the rest, and are what the model says.
     fn settle(&mut self) {
-        let last = self.log.last_index();
-        for replica in &mut self.replicas {
-            while replica.applied_index() < last {
-                let index = replica.applied_index() + self.random.random_range(1..20);
-                replica.apply_to(&self.log, index);
-            }
+        self.members.catch_up();
+        for replica in &self.members.replicas {
             let active = self.model.digests[self.model.active];
             assert_eq!(replica.active(), active, "another machine runs than should");
             assert_eq!(replica.keys(), self.model.keys, "a write is lost, or there are others");
@@ -297,33 +232,13 @@ impl Run {
                 }
             }
         }
-        expect_equal(&self.replicas);
+        expect_equal(&self.members.replicas);
     }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|text| text.parse().ok())
-}
-
-fn members(cache: &Path) -> [Arc<Machines>; 3] {
-    [(); 3].map(|()| machines(cache))
 }
 
 #[test]
 fn members_die_at_every_step() {
-    let seed = number("INSTAR_SEED").unwrap_or_else(|| rand::rng().random());
-    let runs = RUNS * number("INSTAR_CAMPAIGN").unwrap_or(1).max(1);
     let cache = tempfile::tempdir().expect("a directory");
-    let machines = members(cache.path());
-    let (mut kills, mut snapshots) = (0, 0);
-    for run in 0..runs {
-        let seed = seed.wrapping_add(run);
-        // With the last of these, the run that failed is the first of a campaign.
-        println!("INSTAR_SEED={seed}");
-        let (killed, sent) = Run::new(seed, &machines).run();
-        kills += killed;
-        snapshots += sent;
-    }
-    println!("{runs} runs, {kills} members killed, {snapshots} snapshots");
-    assert!(kills > runs && snapshots > runs / 4, "nothing much happened");
+    let machines = compilers(cache.path());
+    campaign(RUNS, |seed| Run::new(seed, &machines).run());
 }

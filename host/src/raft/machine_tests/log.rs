@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use openraft::entry::EntryPayload;
 use prost::Message;
-use proto::etcdserverpb::{InternalRaftRequest, PutRequest};
+use proto::etcdserverpb::{DeleteRangeRequest, InternalRaftRequest, PutRequest};
 use proto::instar::kv;
 use proto::instar::log as pb;
 use proto::instar::log::host_command::Kind;
@@ -57,7 +57,21 @@ impl Log {
             value: value.to_owned().into(),
             ..PutRequest::default()
         };
-        let etcd = InternalRaftRequest { put: Some(put), ..InternalRaftRequest::default() };
+        self.etcd(InternalRaftRequest { put: Some(put), ..InternalRaftRequest::default() })
+    }
+
+    /// A client's deletion of all keys from one on and before another.
+    pub fn delete(&mut self, key: &str, range_end: &str) -> u64 {
+        let delete_range = DeleteRangeRequest {
+            key: key.to_owned().into(),
+            range_end: range_end.to_owned().into(),
+            ..DeleteRangeRequest::default()
+        };
+        let delete_range = Some(delete_range);
+        self.etcd(InternalRaftRequest { delete_range, ..InternalRaftRequest::default() })
+    }
+
+    fn etcd(&mut self, etcd: InternalRaftRequest) -> u64 {
         let request = kv::Request { kind: Some(kv::request::Kind::Etcd(etcd)) }.encode_to_vec();
         let time_ms = self.last_index();
         let command = Command { request: request.into(), time_ms, ..Command::default() };
@@ -71,6 +85,20 @@ impl Log {
 
     /// A component's piece, this one of so many.
     pub fn put_piece(&mut self, component: &[u8], number: usize, pieces: usize) -> u64 {
+        self.piece(component, (number, pieces), false)
+    }
+
+    /// As `put_piece`, of a module.
+    pub fn put_module_piece(&mut self, component: &[u8], number: usize, pieces: usize) -> u64 {
+        self.piece(component, (number, pieces), true)
+    }
+
+    fn piece(
+        &mut self,
+        component: &[u8],
+        (number, pieces): (usize, usize),
+        for_module: bool,
+    ) -> u64 {
         let bytes = component.len().div_ceil(pieces);
         let (start, end) = (bytes * number, component.len().min(bytes * (number + 1)));
         self.host(Kind::PutChunk(pb::PutChunk {
@@ -78,7 +106,7 @@ impl Log {
             size_bytes: component.len() as u64,
             offset: start as u64,
             data: Bytes::copy_from_slice(&component[start..end]),
-            for_module: false,
+            for_module,
         }))
     }
 
@@ -122,5 +150,44 @@ impl Log {
     pub fn roll_back(&mut self, expected: MachineDigest) -> u64 {
         let expected_active = Bytes::copy_from_slice(&expected);
         self.host(Kind::Rollback(pb::Rollback { expected_active }))
+    }
+
+    pub fn module_ready(&mut self, name: &str, digest: MachineDigest, member_id: u64) -> u64 {
+        self.host(Kind::Ready(pb::Ready {
+            digest: Bytes::copy_from_slice(&digest),
+            member_id,
+            name: name.to_owned(),
+            ..pb::Ready::default()
+        }))
+    }
+
+    /// The whole of a module, found ready by all members.
+    pub fn put_module(&mut self, component: &[u8], name: &str) -> MachineDigest {
+        let digest = digest_of(component);
+        self.put_module_piece(component, 0, 1);
+        for member_id in VOTERS {
+            self.module_ready(name, digest, member_id);
+        }
+        digest
+    }
+
+    pub fn activate_module(&mut self, name: &str, digest: MachineDigest, prefix: &str) -> u64 {
+        self.host(Kind::ActivateModule(pb::ActivateModule {
+            name: name.to_owned(),
+            digest: Bytes::copy_from_slice(&digest),
+            prefixes: vec![prefix.to_owned().into()],
+        }))
+    }
+
+    pub fn disable_module(&mut self, name: &str) -> u64 {
+        self.host(Kind::DisableModule(pb::DisableModule { name: name.to_owned() }))
+    }
+
+    pub fn call(&mut self, name: &str, procedure: &str, argument: &str) -> u64 {
+        self.host(Kind::CallModule(pb::CallModule {
+            name: name.to_owned(),
+            procedure: procedure.to_owned(),
+            argument: argument.to_owned().into(),
+        }))
     }
 }

@@ -4,6 +4,9 @@
 mod campaign;
 mod hostile;
 mod log;
+mod members;
+mod module_costs;
+mod modules;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -13,7 +13,7 @@ use crate::{
     runtime::{
         abi::LogLevel,
         fuel::{PER_ROW_READ, PER_ROW_WRITTEN},
-        imports::{charge, settle},
+        imports::{charge, settle, spend},
         instance::Behind,
     },
 };
@@ -41,25 +41,25 @@ pub(in crate::runtime) fn add_to_linker(linker: &mut Linker<ModuleState>) -> was
 
 type Refused<T> = wasmtime::Result<(Result<T, KeyRefusal>,)>;
 
+/// Charges a call of an import that was given so many bytes, before anything is done, and says what is left for that.
+fn begin(cx: &mut Cx, bytes: usize) -> wasmtime::Result<u64> {
+    charge(cx, bytes as u64)?;
+    cx.get_fuel()
+}
+
 fn get(mut cx: Cx, (key,): (Vec<u8>,)) -> Refused<Option<KeyRecord>> {
-    let fuel = cx.get_fuel()?;
+    let fuel = begin(&mut cx, key.len())?;
     let got = cx.data_mut().get(&key, fuel);
     let (got, used) = settle(&mut cx, got)?;
-    let bytes = match &got {
-        Ok(Some(kv)) => PER_ROW_READ + (kv.key.len() + kv.value.len()) as u64,
-        _ => 0,
-    };
-    charge(&mut cx, used + key.len() as u64 + bytes)?;
+    spend(&mut cx, used)?;
     Ok((got.map(|kv| kv.map(KeyRecord::from)),))
 }
 
 fn range(mut cx: Cx, (start, end, limit): (Vec<u8>, Vec<u8>, u32)) -> Refused<Vec<KeyRecord>> {
-    let fuel = cx.get_fuel()?;
+    let fuel = begin(&mut cx, start.len() + end.len())?;
     let got = cx.data_mut().range(&start, &end, limit, fuel);
     let (got, used) = settle(&mut cx, got)?;
-    let per_key = |kv: &super::KeyValue| PER_ROW_READ + (kv.key.len() + kv.value.len()) as u64;
-    let units: u64 = got.iter().flatten().map(per_key).sum();
-    charge(&mut cx, used + (start.len() + end.len()) as u64 + units)?;
+    spend(&mut cx, used)?;
     Ok((got.map(|found| found.into_iter().map(KeyRecord::from).collect()),))
 }
 
@@ -71,10 +71,10 @@ fn write_key(mut cx: Cx, key: Vec<u8>, value: Option<(Vec<u8>, i64)>) -> Refused
 }
 
 fn stored(mut cx: Cx, (key,): (Vec<u8>,)) -> wasmtime::Result<(Option<Vec<u8>>,)> {
+    begin(&mut cx, key.len())?;
     let row = cx.data_mut().stored(&key);
     let row = settle(&mut cx, row)?;
-    let bytes = key.len() + row.as_ref().map_or(0, |row| row.len());
-    charge(&mut cx, PER_ROW_READ + bytes as u64)?;
+    spend(&mut cx, PER_ROW_READ + row.as_ref().map_or(0, |row| row.len() as u64))?;
     Ok((row.map(|row| row.to_vec()),))
 }
 
@@ -82,10 +82,10 @@ fn stored_rows(
     mut cx: Cx,
     (start, end, limit): (Vec<u8>, Vec<u8>, u32),
 ) -> wasmtime::Result<(Vec<RowRecord>,)> {
-    let rows = cx.data_mut().stored_rows(&start, &end, limit);
-    let rows = settle(&mut cx, rows)?;
-    let units = rows.iter().map(|(key, row)| PER_ROW_READ + (key.len() + row.len()) as u64);
-    charge(&mut cx, (start.len() + end.len()) as u64 + units.sum::<u64>())?;
+    let fuel = begin(&mut cx, start.len() + end.len())?;
+    let rows = cx.data_mut().stored_rows(&start, &end, limit, fuel);
+    let (rows, used) = settle(&mut cx, rows)?;
+    spend(&mut cx, used)?;
     let record = |(key, value): (bytes::Bytes, bytes::Bytes)| RowRecord {
         key: key.to_vec(),
         value: value.to_vec(),

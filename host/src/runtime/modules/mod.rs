@@ -33,7 +33,7 @@ use super::{
     CallError, Fault, LocalFailure, Rejection, RuntimeError, abi::Rejection as RawRejection,
     component::is_name, instance::Instance, outcome::check_rejection,
 };
-use crate::limits::MODULE_RESULT_BYTES;
+use crate::limits::{MODULE_EVENT_FUEL, MODULE_FUEL, MODULE_RESULT_BYTES};
 use crate::metrics::metrics;
 
 const PACKAGE: &str = "instar:module";
@@ -123,7 +123,7 @@ impl Module {
         moment: Moment,
     ) -> Result<(Result<Bytes, Rejection>, Written), CallError> {
         let parameters: CallParameters = (procedure, argument.to_vec(), moment.into());
-        let run = (Export::Call, moment.index);
+        let run = (Export::Call, moment.index, 0);
         let (reply, written) = self.run::<_, CallResult>(access, run, parameters)?;
         if reply.0.as_ref().is_ok_and(|body| body.len() > MODULE_RESULT_BYTES) {
             let message = format!("its answer is longer than {MODULE_RESULT_BYTES} bytes");
@@ -143,9 +143,9 @@ impl Module {
         operations: Vec<Operation>,
         moment: Moment,
     ) -> Result<Result<(), Rejection>, CallError> {
+        let run = (Export::Admit, moment.index, operations.len());
         let operations = operations.into_iter().map(abi::OperationCase::from).collect();
         let parameters: AdmitParameters = (operations, moment.into());
-        let run = (Export::Admit, moment.index);
         let (reply, _) = self.run::<_, AdmitResult>(access, run, parameters)?;
         checked(reply.0)
     }
@@ -161,16 +161,17 @@ impl Module {
         events: Vec<TouchedKey>,
         moment: Moment,
     ) -> Result<Written, CallError> {
+        let run = (Export::React, moment.index, events.len());
         let events = events.into_iter().map(abi::Event::from).collect();
         let parameters: ReactParameters = (events, moment.into());
-        let run = (Export::React, moment.index);
         self.run::<_, ()>(access, run, parameters).map(|((), written)| written)
     }
 
+    /// One call of an export, in the entry of an index, that is shown so many operations or events.
     fn run<P, R>(
         &self,
         access: Access,
-        (export, index): (Export, u64),
+        (export, index, shown): (Export, u64, usize),
         parameters: P,
     ) -> Result<(R, Written), CallError>
     where
@@ -184,7 +185,8 @@ impl Module {
             Export::Admit => (false, &exports.admit),
             Export::React => (true, &exports.react),
         };
-        let state = ModuleState::new(&description.name, Some(access), may_write);
+        let fuel = MODULE_FUEL + MODULE_EVENT_FUEL * shown as u64;
+        let state = ModuleState::new(&description.name, Some(access), may_write, fuel);
         let mut instance = Instance::new(pre, state)?;
         let function = instance.export::<P, R>(function)?;
         let result = instance.call(&function, parameters);
@@ -228,8 +230,8 @@ fn describe(
             reason: format!("{error:#}"),
         }
     };
-    let state = ModuleState::new("", None, false);
-    let mut instance = Instance::new(pre, state).map_err(CallError::from)?;
+    let state = ModuleState::new("", None, false, MODULE_FUEL);
+    let mut instance = Instance::new(pre, state)?;
     let it = &mut instance;
     it.typed::<CallParameters, CallResult>(&exports.call).map_err(wrong("call"))?;
     it.typed::<AdmitParameters, AdmitResult>(&exports.admit).map_err(wrong("admit"))?;

@@ -2,6 +2,7 @@
 //!
 //! Writes are kept here, and nowhere else: whatever ends the call, the state has never heard of them.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -11,11 +12,10 @@ use super::{
     types::{Access, KeyValue, Written},
 };
 use crate::{
-    limits::{
-        MODULE_FUEL, MODULE_MEMORY_BYTES, MODULE_READ_ROWS, MODULE_WRITE_BYTES, MODULE_WRITES,
-    },
+    limits::{MODULE_MEMORY_BYTES, MODULE_READ_ROWS, MODULE_WRITE_BYTES, MODULE_WRITES},
     runtime::{
         Budget, CallError, Fault,
+        fuel::PER_ROW_READ,
         host_state::{Ended, HostState, Source},
         instance::Behind,
     },
@@ -47,8 +47,8 @@ fn is_before(key: &[u8], end: &[u8]) -> bool {
 }
 
 impl ModuleState {
-    pub fn new(name: &str, access: Option<Access>, may_write: bool) -> Self {
-        let budget = Budget { fuel: MODULE_FUEL, memory_bytes: MODULE_MEMORY_BYTES };
+    pub fn new(name: &str, access: Option<Access>, may_write: bool, fuel: u64) -> Self {
+        let budget = Budget { fuel, memory_bytes: MODULE_MEMORY_BYTES };
         ModuleState {
             host: HostState::new(None, Source::Nothing, budget),
             name: name.to_owned(),
@@ -88,7 +88,7 @@ impl ModuleState {
         Ok(if granted { Ok(()) } else { Err(KeyRefusal::NotGranted) })
     }
 
-    /// One key, and what reading it used.
+    /// One key, and what reading it used. Uses at most `fuel`, as all that read do.
     pub fn get(
         &mut self,
         key: &[u8],
@@ -99,10 +99,13 @@ impl ModuleState {
         }
         if let Some(written) = self.written.keys.get(key) {
             let key = Bytes::copy_from_slice(key);
-            return Ok((Ok(written.clone().map(|written| own(key, written))), 0));
+            let own = written.clone().map(|written| own(key, written));
+            let used = PER_ROW_READ + own.as_ref().map_or(0, |kv| kv.value.len() as u64);
+            return Ok((Ok(own), used));
         }
         let (mut found, used) = self.access()?.keys.range(key, None, 1, fuel).map_err(ended)?;
-        Ok((Ok(found.pop()), used))
+        let found = found.pop();
+        Ok((Ok(found.clone()), used + found.as_ref().map_or(0, units_of)))
     }
 
     /// Keys of a range, with what was written laid over what is there.
@@ -120,10 +123,8 @@ impl ModuleState {
             return Ok((Ok(Vec::new()), 0));
         }
         let limit = limit.min(MODULE_READ_ROWS);
-        let from = Bytes::copy_from_slice(start);
-        let written = self.written.keys.range(from..).take_while(|(key, _)| is_before(key, end));
-        let mut rows: std::collections::BTreeMap<_, _> =
-            written.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut rows = first_written(&self.written.keys, start, end, limit);
+        let own_units = rows.len() as u64 * PER_ROW_READ;
         // Each of those may hide a key.
         let asked = limit.saturating_add(rows.len() as u32);
         let (found, used) =
@@ -142,7 +143,8 @@ impl ModuleState {
         merged.extend(rows.into_iter().filter_map(|(key, row)| row.map(|row| own(key, row))));
         merged.sort_by(|a, b| a.key.cmp(&b.key));
         merged.truncate(limit as usize);
-        Ok((Ok(merged), used))
+        let units = merged.iter().map(units_of).sum::<u64>();
+        Ok((Ok(merged), used + own_units + units))
     }
 
     pub fn write_key(
@@ -179,34 +181,39 @@ impl ModuleState {
         Ok(row)
     }
 
+    /// Rows of a range, with what was written laid over what is there, and what reading them used.
     pub fn stored_rows(
         &mut self,
         start: &[u8],
         end: &[u8],
         limit: u32,
-    ) -> Result<Vec<(Bytes, Bytes)>, Ended> {
-        let limit = limit.min(MODULE_READ_ROWS) as usize;
+        fuel: u64,
+    ) -> Result<(Vec<(Bytes, Bytes)>, u64), Ended> {
+        let limit = limit.min(MODULE_READ_ROWS);
         if limit == 0 || (!end.is_empty() && start >= end) {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         }
-        let from = Bytes::copy_from_slice(start);
-        let written = self.written.rows.range(from..).take_while(|(key, _)| is_before(key, end));
-        let mut rows: std::collections::BTreeMap<_, _> =
-            written.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut rows = first_written(&self.written.rows, start, end, limit);
         let access = self.access()?;
         let prefix = &access.row_prefix;
         let first = [prefix, start].concat();
         let behind = if end.is_empty() { behind(prefix) } else { [prefix, end].concat() };
         // Rows that were removed must not make the page shorter; a row beyond the page cannot be left out.
-        let mut left = limit + rows.len();
+        let mut left = limit as usize + rows.len();
+        let units = |key: &[u8], value: &[u8]| PER_ROW_READ + (key.len() + value.len()) as u64;
+        let own = rows.iter().map(|(key, value)| units(key, value.as_deref().unwrap_or_default()));
+        let mut used: u64 = own.sum();
         access.view.scan(access.table, &first, &behind, false, &mut |key, value| {
             let key = Bytes::copy_from_slice(&key[prefix.len()..]);
+            used += units(&key, value);
             rows.entry(key).or_insert_with(|| Some(Bytes::copy_from_slice(value)));
             left -= 1;
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            // Beyond its fuel, nothing of it is ever seen.
+            let is_over = left == 0 || used > fuel;
+            if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         let alive = rows.into_iter().filter_map(|(key, row)| Some((key, row?)));
-        Ok(alive.take(limit).collect())
+        Ok((alive.take(limit as usize).collect(), used))
     }
 
     pub fn write_row(
@@ -235,6 +242,29 @@ impl ModuleState {
         }
         fits
     }
+}
+
+/// What was written to a range: as much of it as can be among the range's first `limit` rows, or hides one of these.
+fn first_written<T: Clone>(
+    written: &BTreeMap<Bytes, Option<T>>,
+    start: &[u8],
+    end: &[u8],
+    limit: u32,
+) -> BTreeMap<Bytes, Option<T>> {
+    let from = Bytes::copy_from_slice(start);
+    let mut alive = 0;
+    let range = written.range(from..).take_while(|(key, _)| is_before(key, end));
+    let first = range.take_while(|(_, value)| {
+        let is_needed = alive < limit;
+        alive += u32::from(value.is_some());
+        is_needed
+    });
+    first.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// What a key costs that a call is given.
+fn units_of(kv: &KeyValue) -> u64 {
+    PER_ROW_READ + (kv.key.len() + kv.value.len()) as u64
 }
 
 /// As a call sees what it wrote itself: its revision is not known yet.

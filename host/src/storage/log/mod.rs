@@ -34,6 +34,7 @@ use self::record::Record;
 use self::segments::Segments;
 use super::{Backends, StorageError};
 use crate::limits;
+use crate::metrics::metrics;
 
 pub(super) const FILE: &str = "log.wal";
 /// What the file begins with.
@@ -156,7 +157,9 @@ impl Log {
         frame[..FRAME_HEAD_BYTES].copy_from_slice(&head);
         frame.resize(frame_bytes(payload_bytes) as usize, 0);
 
+        let timer = metrics().works.wal_write_seconds.start_timer();
         self.shared.file.write(self.segments.position(), &frame).map_err(failed)?;
+        timer.observe_duration();
         self.shared.file.sync_data().map_err(failed)?;
         self.sequence += 1;
         self.segments.wrote(frame.len() as u64, batch.entries.last().map(|(index, _)| *index));

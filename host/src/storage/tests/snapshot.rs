@@ -61,6 +61,33 @@ fn a_snapshot_becomes_the_same_state() {
     assert_eq!(durable_rows(&*view).len(), 61);
 }
 
+/// In etcd, a second snapshot that came while the first one was being taken over was a panic (18055).
+#[test]
+fn two_snapshots_one_after_the_other_18055() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut target = state(there.path(), 5);
+    let mut held = vec![target.view()];
+    for number in [30, 40] {
+        let source_directory = tempfile::tempdir().unwrap();
+        let source = state(source_directory.path(), number);
+        let path = here.path().join("a.snapshot");
+        snapshot::write(&source.view(), &path).unwrap();
+        let view = target.install_snapshot(&path).unwrap();
+        assert_eq!(durable_rows(&*view), durable_rows(&*source.view()));
+        held.push(view);
+    }
+    // The derived tables of the first were never rebuilt, and its readers are still there.
+    target.finish_rebuild();
+    assert_eq!(*target.views().latest().mark(), mark(40));
+    assert_eq!(
+        held.iter().map(|view| view.mark().clone()).collect::<Vec<_>>(),
+        [5, 30, 40].map(mark)
+    );
+    drop((held, target));
+    let target = State::open(there.path(), &files(), &specs()).unwrap();
+    assert_eq!(*target.view().mark(), mark(40));
+}
+
 #[test]
 fn an_empty_state_has_a_snapshot_too() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! A module that does whatever a module must not: the name of the procedure, or the value of a key, says what.
 
+mod costly;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use instar_sdk::{Event, Module, Moment, Operation, Rejection, Served, export, kv, log, store};
@@ -61,7 +63,7 @@ fn misbehave(how: &str, argument: &[u8]) -> Result<Vec<u8>, Rejection> {
                 std::hint::black_box(&hoard);
             }
         }
-        "huge-answer" => Ok(vec![b'x'; 8 << 20]),
+        "huge-answer" => Ok(vec![b'x'; 3 << 20]),
         "huge-rejection" => Err(Rejection::failed_precondition("x".repeat(1 << 20))),
         "flood-keys" => {
             for number in 0.. {
@@ -86,7 +88,7 @@ fn misbehave(how: &str, argument: &[u8]) -> Result<Vec<u8>, Rejection> {
             Ok(Vec::new())
         }
         "flood-log" => {
-            for number in 0..10_000 {
+            for number in 0..1_000 {
                 log::warn(format!("flood {number}"));
             }
             Ok(Vec::new())
@@ -112,7 +114,7 @@ fn misbehave(how: &str, argument: &[u8]) -> Result<Vec<u8>, Rejection> {
         "half" => Ok(store::get("half").unwrap_or_else(|| b"nothing".to_vec())),
         "remember" => Ok(CALLS.fetch_add(1, Ordering::Relaxed).to_string().into_bytes()),
         "echo" => Ok(argument.to_vec()),
-        _ => Ok(Vec::new()),
+        how => costly::run(how).unwrap_or_else(|| Ok(Vec::new())),
     }
 }
 

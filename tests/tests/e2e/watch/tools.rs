@@ -22,11 +22,22 @@ const WATCHES: [&str; 8] = [
     "watch --rev=2 --prefix k --hex",
     "watch --rev=2 k9",
 ];
-const BENCHMARKS: [&str; 4] = [
+const BENCHMARKS: [&str; 15] = [
     "watch --streams 10 --watch-per-stream 20 --put-total 500",
     "watch --streams 5 --watch-per-stream 100 --watched-key-total 50 --key-space-size 50 --put-total 500",
     "watch-latency --streams 4 --watchers-per-stream 5 --put-total 200 --put-rate 200 --prevkv",
     "watch-get --watchers 500 --events 8",
+    "lease-keepalive --total 500",
+    "put --total 500 --key-space-size 100 --val-size 64",
+    "put --total 500 --sequential-keys --key-space-size 500 --check-hashkv",
+    "put --total 500 --compact-interval 100ms --compact-index-delta 50",
+    "txn-put --total 200 --txn-ops 5 --key-space-size 100",
+    "txn-mixed --total 300 --rw-ratio 0.5 --key-space-size 100 --limit 20",
+    "txn-mixed --total 300 --rw-ratio 3 --key-space-size 100 --limit 20 --consistency s",
+    "stm --total 300 --keys 10 --keys-per-txn 3",
+    "stm --total 100 --keys 2 --stm-locker lock-client",
+    "stm --total 100 --keys 2 --stm-locker lock-rpc",
+    "range foo --total 300",
 ];
 const TOOL_WITHIN: Duration = Duration::from_secs(60);
 
