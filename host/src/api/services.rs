@@ -1,11 +1,16 @@
 //! The calls that the host answers itself: Maintenance.Status, Cluster.MemberList and gRPC's health service.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use prost::Message;
 use proto::etcdserverpb as pb;
 use proto::grpc::health::v1::health_check_response::ServingStatus;
 use proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
+use tokio::sync::watch;
 
 use super::call::Gone;
 use super::coordinator::{Alarm, Coordinator, MemberInfo};
@@ -125,16 +130,27 @@ pub(super) async fn health_watch<C>(
     let is_known = request.service.is_empty();
     let first = if is_known { serving_status(service) } else { ServingStatus::ServiceUnknown };
     responses.send(health_response(first)).await?;
-    let mut stopping = service.stopping.clone();
     tokio::select! {
-        // An error means that the server is gone, and then this is over as well.
-        _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = stopped(&service.stopping) => {}
         driven = responses.drive() => driven?,
     }
     if first == ServingStatus::Serving {
         responses.push(health_response(ServingStatus::NotServing));
     }
     Ok(Err(Status::new(Code::Cancelled, "Stream has ended.")))
+}
+
+/// Returns when the server stops, and at any poll after that. The channel wakes those who wait one after the other: its
+/// own future may still be asleep when the call is asked for its last words (`grpc::serve_stream`).
+async fn stopped(stopping: &watch::Receiver<bool>) {
+    let mut waiting = stopping.clone();
+    let mut woken = pin!(waiting.wait_for(|stopping| *stopping));
+    poll_fn(|cx| match *stopping.borrow() {
+        true => Poll::Ready(()),
+        // An error means that the server is gone, and then this is over as well.
+        false => woken.as_mut().poll(cx).map(drop),
+    })
+    .await;
 }
 
 /// The request of a call that streams responses only.

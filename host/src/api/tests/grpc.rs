@@ -494,6 +494,8 @@ async fn a_client_that_leaves_drops_its_calls() {
     running.server.stop(Duration::ZERO);
 }
 
+/// The last words were lost when the thread that stops the server was interrupted between the wakers of its channel: the
+/// call was asked for them while it was not yet told of the stop.
 #[tokio::test]
 async fn health_is_told_and_watched() {
     use proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
